@@ -1,0 +1,1 @@
+"""Carries out any plan; knows nothing of deploying."""

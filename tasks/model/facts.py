@@ -1,0 +1,38 @@
+"""What a survey saw on a host, before anything is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .release import JournalEntry, Release
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    host: str
+    current: str = ""
+    """Release id `current` points to; "" on a bare host; "!directory" where a real directory stands in its place."""
+    releases: tuple[Release, ...] = ()
+    journal: tuple[JournalEntry, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """What an interrupted run left behind, in words: the next run tidies it."""
+    units: dict[str, str] = field(default_factory=dict)
+    """Service instance ("web@ID") -> its state as the service manager says."""
+    lock: str = ""
+    """Who holds the lock, since when, for what; "" when nobody does."""
+    freeze: str = ""
+    problems: tuple[tuple[str, str], ...] = ()
+    """(what stands in the way of a deploy, what to do about it)."""
+    disk_free: int = -1
+    """Bytes free for releases; -1 unknown."""
+    inodes_free: int = -1
+    warm: tuple[str, ...] = ()
+    maintenance: bool = False
+    more: dict[str, str] = field(default_factory=dict)
+
+    def release(self, id: str) -> Release | None:
+        return next((one for one in self.releases if one.id == id), None)
+
+    @property
+    def live(self) -> Release | None:
+        return self.release(self.current)

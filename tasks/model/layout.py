@@ -1,0 +1,32 @@
+"""Where everything lives on a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True)
+class Layout:
+    deploy_to: PurePosixPath
+    run: PurePosixPath
+    """Folder of the web sockets."""
+
+    @property
+    def current(self) -> PurePosixPath:
+        return self.deploy_to / "current"
+
+    @property
+    def shared(self) -> PurePosixPath:
+        return self.deploy_to / "shared"
+
+    @property
+    def private(self) -> PurePosixPath:
+        """Journal, lock and freeze."""
+        return self.deploy_to / ".releases"
+
+    def release(self, id: str) -> PurePosixPath:
+        return self.deploy_to / "releases" / id
+
+    def socket(self, id: str) -> PurePosixPath:
+        return self.run / f"{id}.sock"

@@ -1,0 +1,1 @@
+"""Shows plans and events to people and to programs."""
