@@ -27,20 +27,31 @@ class Match:
     says: str
 
 
+_PATH = r"(?!\.\.?(/|$))[A-Za-z0-9._+@-]+(/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+)*"
+
 Name = Annotated[str, Match(r"[A-Za-z][A-Za-z0-9_-]{0,40}", "a name: letters, digits, - and _, starting with a letter")]
 Address = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", "a host name or an IP address")]
 Account = Annotated[str, Match(r"[a-z_][a-z0-9_-]{0,31}", "the name of a Unix account")]
-Absolute = Annotated[
-    str, Match(r"/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+(/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+)*", "an absolute path without spaces or ..")
+Absolute = Annotated[str, Match(rf"/{_PATH}", "an absolute path without spaces or ..")]
+Relative = Annotated[str, Match(rf"((?!-){_PATH})?", "a path inside the release, without spaces or ..")]
+Inside = Annotated[str, Match(rf"(?!-){_PATH}", "a path inside the release, without spaces or ..")]
+Place = Annotated[
+    str, Match(r"(?!-)[A-Za-z0-9._+@~/-]+", "a folder, absolute or (sandbox) beside releases.toml, without spaces")
 ]
-Relative = Annotated[
-    str, Match(r"((?!\.\.?(/|$))[A-Za-z0-9._+@-]+(/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+)*)?", "a path inside the release, without spaces or ..")
+Port = Annotated[
+    int, Match(r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]", "a port: 1 to 65535")
 ]
-Place = Annotated[str, Match(r"(\.|[A-Za-z0-9._+@~/-]+)", "a folder, absolute or beside releases.toml")]
+Count = Annotated[int, Match(r"\d{1,4}", "0 or more")]
+Positive = Annotated[int, Match(r"[1-9]\d{0,3}", "1 or more")]
+Line = Annotated[str, Match(r"((?!-)[^\x00-\x1f]+)?", "one line that does not start with -")]
+Hook = Annotated[str, Match(r"[^\x00]+", "a command")]
+Text = Annotated[str, Match(r"[^\x00]*", "text without NUL characters")]
 Duration = Annotated[str, Match(r"\d+(ms|s|m|h)?", 'a duration such as "500ms", "5s", "2m" or "1h"')]
 Reference = Annotated[str, Match(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}", "a branch, tag or commit")]
 Variable = Annotated[str, Match(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
-Module = Annotated[str, Match(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?)?", 'a Python module, as "pos.wsgi:application"')]
+Module = Annotated[
+    str, Match(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?)?", 'a Python module, as "pos.wsgi:application"')
+]
 Host_ = Annotated[str, Match(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d+)?)?", "a host name")]
 
 
@@ -54,17 +65,17 @@ class Host:
     """What you call it: in output, and after -H."""
     address: Address = "localhost"
     """Host name or IP address to connect to."""
-    port: int = 22
+    port: Port = 22
     """SSH port."""
     user: Account = "deploy"
     """Account that releases belong to; it needs no root."""
     roles: tuple[Role, ...] = ("web", "worker", "beat", "db")
     """What runs here. Migrations run once, on the first host with the role db."""
     host_key: str = ""
-    """The server's public key ("ssh-ed25519 AAAA..."). Empty: ~/.ssh/known_hosts must know it. Never taken on trust."""
+    """The server's public key: "ssh-ed25519 AAAA...". Empty: ~/.ssh/known_hosts must know it. Never taken on trust."""
     transport: Literal["ssh", "local"] = "ssh"
     """"local" runs everything on this machine."""
-    identity: str = ""
+    identity: Line = ""
     """Private key file; empty: the agent and the usual files of ~/.ssh."""
 
 
@@ -77,10 +88,10 @@ class Python:
     version: Annotated[str, Match(r"(3\.\d{1,2})?", 'a Python version such as "3.12"')] = ""
     """Python to use; empty: the server's python3. It must be installed there."""
     requirements: Relative = ""
-    """Lock or requirements file. Empty: the first found of uv.lock, pylock.toml, requirements.txt, and pyproject.toml."""
+    """Lock or requirements file. Empty: the first found of uv.lock, pylock.toml, requirements.txt, pyproject.toml."""
     constraints: Relative = ""
     """A constraints file in the repository that pins what the requirements leave open."""
-    extra: tuple[str, ...] = ()
+    extra: tuple[Line, ...] = ()
     """Packages to install as well, for example ["gunicorn==27.0.1"]."""
     groups: tuple[Name, ...] = ()
     """Dependency groups of pyproject.toml to install (uv.lock)."""
@@ -94,7 +105,7 @@ class Django:
 
     __pydantic_config__ = STRICT
 
-    manage: Relative = "manage.py"
+    manage: Inside = "manage.py"
     """manage.py; its folder is the working directory of every command."""
     settings: Module = ""
     """DJANGO_SETTINGS_MODULE; empty: the environment file's, or the one manage.py sets."""
@@ -106,7 +117,7 @@ class Django:
     """Run migrations, once, on the first host with the role db."""
     collectstatic: bool = True
     """Collect static files into the release and keep old hashed files served."""
-    static_root: Relative = "staticfiles"
+    static_root: Inside = "staticfiles"
     """STATIC_ROOT, relative to the folder of manage.py."""
     strict: bool = True
     """Refuse DEBUG, a guessable SECRET_KEY and a database that would start empty with each release."""
@@ -122,7 +133,7 @@ class Environment:
     """In shared/; carried byte for byte, never sourced. Empty: none."""
     format: Literal["dotenv", "decouple", "systemd", "shell", "none"] = "dotenv"
     """How it is read. "none": the application reads the file itself."""
-    set: Mapping[Variable, str] = field(default_factory=dict)
+    set: Mapping[Variable, Text] = field(default_factory=dict)
     """Variables that are no secret; the file wins."""
 
 
@@ -134,13 +145,13 @@ class Service:
 
     kind: Literal["web", "worker", "beat"]
     """web gets the release's socket; worker hands over; beat is exactly one in the whole stage."""
-    command: str = ""
+    command: Line = ""
     """What to run. Empty: gunicorn for web, Celery for worker and beat."""
     application: Module = ""
     """Celery application ("pos"), or what gunicorn serves (default: [django] wsgi)."""
-    workers: int = 0
+    workers: Count = 0
     """gunicorn workers; 0: 2 x cores + 1. Celery: --concurrency; 0: cores."""
-    threads: int = 4
+    threads: Positive = 4
     """gunicorn threads per worker."""
     queues: tuple[Name, ...] = ()
     """Celery queues to consume; empty: the default queue."""
@@ -162,22 +173,24 @@ class Health:
     """Asked on the private socket before the switch, and through the front door after it."""
     host: Host_ = ""
     """Host header; empty: the stage's domain."""
-    headers: Mapping[Annotated[str, Match(r"[A-Za-z0-9-]+", "the name of a header")], str] = field(default_factory=dict)
+    headers: Mapping[Annotated[str, Match(r"[A-Za-z0-9-]+", "the name of a header")], Line] = field(
+        default_factory=dict
+    )
     """More headers, for example {"X-Forwarded-Proto" = "https"}."""
-    expect: tuple[int, ...] = (200,)
+    expect: tuple[Annotated[int, Match(r"[1-5]\d\d", "a status code such as 200")], ...] = (200,)
     """Status codes that mean well."""
-    contains: str = ""
+    contains: Text = ""
     """Text the answer must contain."""
-    front: str = ""
-    """Where users come in, as the server sees it: "http://127.0.0.1" (nginx), "https://pos.example.com"; empty: nginx on
-    port 80 of the server itself (sandbox: its own port)."""
+    front: Annotated[str, Match(r"(https?://[A-Za-z0-9.:\[\]-]+)?", 'a URL without a path, as "http://127.0.0.1"')] = ""
+    """Where users come in, as the server sees it: "http://127.0.0.1" (nginx), "https://pos.example.com"; empty: nginx
+    on port 80 of the server itself (sandbox: its own port)."""
     release: Literal["proof", "trust"] = "proof"
     """proof: the answer must name the release, by the header X-Release (gunicorn: by itself) or in its body."""
     timeout: Duration = "10s"
     """For one answer."""
     deadline: Duration = "60s"
     """For being well at all; a slow first request fits in here."""
-    successes: int = 2
+    successes: Positive = 2
     """Good answers in a row."""
 
 
@@ -206,15 +219,15 @@ class Hooks:
 
     __pydantic_config__ = STRICT
 
-    after_checkout: tuple[str, ...] = ()
+    after_checkout: tuple[Hook, ...] = ()
     """Before the venv is built."""
-    before_static: tuple[str, ...] = ()
+    before_static: tuple[Hook, ...] = ()
     """After the venv: compile messages, themes, npm."""
-    after_static: tuple[str, ...] = ()
+    after_static: tuple[Hook, ...] = ()
     """After collectstatic: compress."""
-    before_switch: tuple[str, ...] = ()
+    before_switch: tuple[Hook, ...] = ()
     """On every host when all are ready; the release is not yet served."""
-    after_switch: tuple[str, ...] = ()
+    after_switch: tuple[Hook, ...] = ()
     """On every host when the release is served; a failure is a warning."""
 
 
@@ -224,7 +237,7 @@ class Notify:
 
     __pydantic_config__ = STRICT
 
-    webhook_variable: str = ""
+    webhook_variable: Annotated[str, Match(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable")] = ""
     """Name of a variable of *your* environment holding a URL that gets a JSON POST (Slack, Mattermost, your own)."""
 
 
@@ -238,25 +251,27 @@ class Stage:
     """The stage's name."""
     application: Name
     """Names units, sockets and the lock."""
-    repository: Annotated[str, Match(r"(?!-)[^\s'\"`$;|&<>\\]{1,300}", "a git URL or a folder, without spaces or shell characters")]
-    """git URL the servers fetch from, or a folder."""
+    repository: Annotated[
+        str, Match(r"(?!-)[^\s'\"`$;|&<>\\]{1,300}", "a git URL or a folder, without spaces or shell characters")
+    ]
+    """git URL the servers fetch from, or a folder. A relative one (sandbox) is made absolute as well."""
     deploy_to: Place
-    """Folder that holds current, releases and shared."""
+    """Folder that holds current, releases and shared. Beside releases.toml, it is made absolute when that is read."""
     hosts: tuple[Host, ...]
     """Servers. The first is asked first."""
     branch: Reference = "main"
-    """What is deployed when --ref says nothing."""
+    """What is deployed when --ref says nothing. "HEAD" (sandbox): the commit checked out here."""
     sub_directory: Relative = ""
     """Folder of the repository that is the release; empty: all of it."""
-    keep_releases: Annotated[int, Match(r"[1-9]\d*", "1 or more")] = 5
+    keep_releases: Positive = 5
     """Releases that were live to keep, besides the current one's predecessor and what still runs."""
-    shared_dirs: tuple[Relative, ...] = ()
+    shared_dirs: tuple[Inside, ...] = ()
     """Folders that outlive releases: linked from shared/."""
-    shared_files: tuple[Relative, ...] = ()
+    shared_files: tuple[Inside, ...] = ()
     """Files that outlive releases; each must exist on the server before anything is built."""
     domain: Host_ = ""
     """The name users type."""
-    port: int = 8000
+    port: Port = 8000
     """Sandbox: the port on 127.0.0.1."""
     manager: Literal["systemd", "supervisor"] = "systemd"
     """What keeps services running: systemd, or supervisord as a plain user (sandbox)."""
@@ -264,7 +279,7 @@ class Stage:
     """Account the services run as (systemd); it cannot write code."""
     keep_warm: bool = False
     """Leave the previous release running, so that a rollback is one rename. Costs its memory."""
-    batch: int = 0
+    batch: Count = 0
     """Hosts that switch at a time; 0: all together."""
     minimum_free: Annotated[str, Match(r"\d+(MB|GB)", 'a size such as "500MB"')] = "500MB"
     """Free disk space to insist on before building."""
