@@ -1,0 +1,66 @@
+# Runs on Python 3.11+, git and make; everything else is installed into .venv (and uv into .cache, where it is missing).
+PYTHON ?= python3
+PYTEST_ARGUMENTS ?=
+
+MAKEFLAGS += --no-print-directory
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
+SYNCED := .venv/.synced
+SCRIPTS = $$(git ls-files '*.sh' .ci/run)
+say = { echo "make: $(1)" >&2; exit 1; }
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(SYNCED) ## Release the bundled application on this machine
+	@.venv/bin/fab deploy --stage sandbox
+
+.PHONY: test
+test: $(SYNCED) ## Run every test; as root on Debian also those on real servers
+	@if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then sh tests/servers/install.sh; fi
+	@.venv/bin/python -m pytest $(PYTEST_ARGUMENTS)
+
+.PHONY: fast
+fast: $(SYNCED) ## Run the tests that need neither a server nor the sandbox
+	@.venv/bin/python -m pytest -m 'not server and not sandbox' $(PYTEST_ARGUMENTS)
+
+.PHONY: lint
+lint: $(SYNCED) ## Read the code, the scripts and the workflows for mistakes
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --quiet --check
+	@.venv/bin/mypy --no-error-summary
+	@.venv/bin/shellcheck $(SCRIPTS)
+	@.venv/bin/zizmor --offline --quiet .github/workflows
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+.PHONY: bench
+bench: $(SYNCED) ## Measure what a release costs
+	@.venv/bin/python -m bench
+
+.PHONY: docs
+docs: $(SYNCED) ## Write the generated pages of docs/ again
+	@.venv/bin/python -m tasks.config.reference --write
+
+.PHONY: clean
+clean: ## Remove .venv and the caches (the sandbox and its data stay)
+	@rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
+
+$(SYNCED): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
+	@$(call python_is_new_enough)
+	@UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet \
+		--python "$$("$(PYTHON)" -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+.cache/uv/bin/uv:
+	@$(call python_is_new_enough)
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(call say,$(PYTHON) cannot make a \
+		virtual environment: install its venv module (Debian and Ubuntu: apt-get install python3-venv) or uv.)
+	@"$(PYTHON)" -m venv --clear .cache/uv
+	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+define python_is_new_enough
+"$(PYTHON)" -c '' 2>/dev/null || $(call say,there is no $(PYTHON): install Python 3.11 or newer.); \
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(call say,$(PYTHON) is older \
+	than 3.11: install a newer one and name it: make PYTHON=python3.12.)
+endef
