@@ -48,7 +48,8 @@ clean: ## Remove .venv and the caches (the sandbox and its data stay)
 
 $(SYNCED): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
 	@$(call python_is_new_enough)
-	@UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet \
+	@echo "make: installing what uv.lock lists into .venv" >&2
+	@UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet --no-install-project \
 		--python "$$("$(PYTHON)" -c 'import sys; print(sys.executable)')"
 	@touch $@
 

@@ -161,7 +161,7 @@ def test_the_shell_of_the_workflows_is_sound(name: str, tmp_path: Path) -> None:
     assert steps
     for number, script in enumerate(steps):
         file = tmp_path / f"{number}.sh"
-        file.write_text(script)
+        file.write_text(f"set -e\n{script}")  # as both runners do
         clean(BIN / "shellcheck", "--shell", "bash", file)
 
 
