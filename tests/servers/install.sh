@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what a machine needs to boot test servers; does nothing where they cannot run or nothing is missing.
+set -euo pipefail
+
+packages=(mmdebstrap debian-archive-keyring systemd-container iproute2 iptables openssh-client)
+
+skip() {
+    echo "test servers: nothing installed: $1" >&2
+    exit 0
+}
+
+[ "$(id -u)" -eq 0 ] || skip "needs root"
+command -v apt-get >/dev/null || skip "not Debian (no apt-get)"
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+[ "${#missing[@]}" -gt 0 ] || exit 0
+
+export DEBIAN_FRONTEND=noninteractive
+echo "test servers: installing ${missing[*]}" >&2
+apt-get -qq update
+apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null
