@@ -1,0 +1,40 @@
+"""Reference pages that are written from the code, so that they cannot say something else."""
+
+from __future__ import annotations
+
+from ..model.errors import EXIT_CODES
+from .outcome import RESULTS
+
+ADVICE = {
+    0: "Nothing.",
+    1: "Read the failing step's lines above the result, correct the cause, run the same command again.",
+    2: "Correct the command line or `releases.toml`; nothing was sent to any server.",
+    3: "Look at `fab status` to see who holds the lock or why the stage is frozen; `--wait` waits for a lock.",
+    4: "Do what the hint says on the named host, then run the same command again.",
+    5: "Users are served the release from before. Look at `fab logs`, correct the cause, deploy a new commit.",
+    6: "Run `fab status`: it shows which host serves what. Then `fab repair`, or deploy again.",
+    70: "Report it with the printed text; `fab status` tells whether anything changed.",
+    130: "Nothing: what was begun was undone. Run the command again when you want.",
+}
+
+
+def exit_codes() -> str:
+    """docs/reference/exit-codes.md."""
+    rows = "".join(
+        f"| {code} | `{RESULTS[code]}` | {meaning} | {ADVICE[code]} |\n" for code, meaning in EXIT_CODES.items()
+    )
+    return (
+        "# Exit codes\n\n"
+        "Every task ends with one of these, and they do not change between versions. The word is what `--json`, the\n"
+        "webhook and the `result` output on GitHub Actions say.\n\n"
+        "| code | result | meaning | what to do |\n|---|---|---|---|\n"
+        f"{rows}\n"
+        "A host that did not answer any more is code 1 when everything else was undone: what that host does now is\n"
+        "unknown until `fab status` has asked it.\n\n"
+        "```bash\n"
+        "fab deploy --stage production || case $? in\n"
+        "    3) echo 'somebody else deploys' ;;\n"
+        "    6) echo 'call a person' ;;\n"
+        "esac\n"
+        "```\n"
+    )
