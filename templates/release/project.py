@@ -1,0 +1,87 @@
+"""Runs one verb for what only a release's Django knows: settings, checks, migrations, restore points, static files.
+
+`python project.py VERB [JSON-ARGUMENT]`, with the application's environment, its python, and the folder of manage.py as
+working directory. The last line of stdout is one JSON object; exit 0 means done, 1 means {"error": ..., "hint": ...}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import sys
+
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [FOLDER, *(entry for entry in sys.path if entry != FOLDER)]
+
+from project_answer import Refused, failure, give, take_stdout  # noqa: E402
+
+VERBS = {
+    "inspect": ("project_inspect", "inspect"),
+    "collectstatic": ("project_inspect", "collectstatic"),
+    "migrate": ("project_migrate", "migrate"),
+    "reverse": ("project_migrate", "reverse"),
+    "restore-point": ("project_backup", "restore_point"),
+    "restore": ("project_backup", "restore"),
+    "undo-restore": ("project_backup", "undo_restore"),
+}
+SETTINGS_IN_MANAGE = re.compile(r"""setdefault\(\s*["']DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")
+
+
+def main() -> None:
+    descriptor = take_stdout()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        answer = run(sys.argv[1:])
+    except BaseException as error:  # an application may call sys.exit() while it is imported
+        answer = failure(error)
+    give(descriptor, answer)
+    sys.stderr.flush()
+    os._exit(1 if "error" in answer else 0)  # threads an application left running would keep us here for ever
+
+
+def stop(*_: object) -> None:
+    """Turn SIGTERM into an exception, so that half-made dumps and databases are removed."""
+    raise Refused("Stopped by a signal.", "Nothing was switched; run it again.")
+
+
+def run(words: list[str]) -> dict:
+    if not words or words[0] not in VERBS:
+        raise Refused("No such verb.", "One of: " + ", ".join(VERBS))
+    arguments = json.loads(words[1]) if len(words) > 1 else {}
+    module, function = VERBS[words[0]]
+    action = getattr(importlib.import_module(module), function)
+    load_project()
+    return action(arguments)
+
+
+def load_project() -> None:
+    """Set Django up as manage.py would: the working directory first on the path, our own folder not on it."""
+    sys.path[0] = os.getcwd()
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # seconds; a silent database server must not hang a deploy
+    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        os.environ["DJANGO_SETTINGS_MODULE"] = settings_module_of_manage()
+    import django
+
+    django.setup()
+
+
+def settings_module_of_manage() -> str:
+    """Some applications say their settings module only in manage.py."""
+    try:
+        with open("manage.py", encoding="utf-8") as manage:
+            found = SETTINGS_IN_MANAGE.search(manage.read())
+    except OSError:
+        found = None
+    if not found:
+        raise Refused(
+            "No settings module: DJANGO_SETTINGS_MODULE is not set and manage.py does not say one.",
+            "Set DJANGO_SETTINGS_MODULE in the environment of this application.",
+        )
+    return found.group(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Makes restore points that can be trusted and goes back to them: written aside, read whole, named last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+import project_postgres
+import project_sqlite
+from django.db import connections
+from project_answer import ROOT, Refused
+from project_plan import reach
+
+ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def restore_point(arguments: dict) -> dict:
+    """Write DIRECTORY/NAME.dump (or .sqlite3), then NAME.json; without its manifest a file is not a restore point."""
+    connection, engine = opened(arguments)
+    directory, name = place(arguments)
+    os.umask(0o077)
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest, data = directory / f"{name}.json", directory / f"{name}{engine.SUFFIX}"
+    if manifest.exists() or data.exists():
+        raise Refused(f"There is a restore point {name} already.", "Take another name; they are never overwritten.")
+    needed = engine.size(connection)
+    check_space(directory, needed)
+    parts = [directory / f"{name}{ending}.part" for ending in (engine.SUFFIX, ".json")]
+    try:
+        facts = engine.dump(connection, parts[0])
+        engine.read_whole(connection, parts[0])
+        facts.update(name=name, engine=connection.vendor, file=data.name, bytes=parts[0].stat().st_size,
+                     sha256=digest(parts[0]), database_bytes=needed, release=os.path.basename(ROOT),
+                     taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))  # fmt: skip
+        parts[1].write_text(json.dumps(facts, indent=1))
+        for part, final in ((parts[0], data), (parts[1], manifest)):
+            flush(part)
+            os.replace(part, final)
+        flush(directory)
+    except BaseException:
+        for path in (manifest, *parts, data):
+            path.unlink(missing_ok=True)
+        raise
+    return {**facts, "rows": sum(facts["rows"].values()), "applied": len(facts["applied"]), "manifest": str(manifest)}
+
+
+def restore(arguments: dict) -> dict:
+    """Put a restore point in the place of the live database; `plan_only` says what would be lost, touching nothing."""
+    connection, engine = opened(arguments)
+    directory, name = place(arguments)
+    manifest = verified(connection, engine, directory, name)
+    engine.check_swap(connection)
+    if arguments.get("plan_only"):
+        now = engine.count_rows(connection)
+        changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
+        return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
+                "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows}}  # fmt: skip
+    return {"restored": name, **engine.restore(connection, directory / manifest["file"], manifest)}
+
+
+def undo_restore(arguments: dict) -> dict:
+    """Swap back what `restore` kept; what was live until now is kept in turn."""
+    connection, engine = opened(arguments)
+    engine.check_swap(connection)
+    return engine.undo(connection, arguments["kept"])
+
+
+def opened(arguments: dict) -> tuple:
+    connection = connections[arguments.get("database", "default")]
+    if connection.vendor not in ENGINES:
+        raise Refused(f"There are no restore points for {connection.vendor}.", "Use the tools of that database.")
+    reach(connection)
+    return connection, ENGINES[connection.vendor]
+
+
+def place(arguments: dict) -> tuple[Path, str]:
+    name = arguments["name"]
+    if not NAME.fullmatch(name):
+        raise Refused(f"Not a name for a restore point: {name!r}.", "Letters, digits, dots, dashes and underscores.")
+    return Path(arguments["directory"]), name
+
+
+def verified(connection, engine, directory: Path, name: str) -> dict:
+    """The manifest, once size, SHA-256 and a full read say that the file is what was written."""
+    try:
+        manifest = json.loads((directory / f"{name}.json").read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(f"No restore point {name} in {directory}.", f"Its manifest: {error}.") from None
+    data = directory / manifest["file"]
+    if manifest["engine"] != connection.vendor:
+        raise Refused(f"{name} is of {manifest['engine']}, the database is {connection.vendor}.", "Name another one.")
+    if not data.exists() or data.stat().st_size != manifest["bytes"] or digest(data) != manifest["sha256"]:
+        raise Refused(f"The restore point {name} is not what was written: size or SHA-256 differ.",
+                      "Do not use it; name another one. Nothing was touched.")  # fmt: skip
+    engine.read_whole(connection, data)
+    return manifest
+
+
+def check_space(directory: Path, needed: int) -> None:
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise Refused(f"{directory} has {free:,} bytes free, the database has {needed:,}.", "Make room and try again.")
+
+
+def digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""Copies, restores and swaps an SQLite database that may be in use."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+from project_answer import Refused
+
+SUFFIX = ".sqlite3"
+PATIENCE = 10  # seconds to wait for requests that hold the database
+
+
+def live_path(connection) -> Path:
+    if connection.is_in_memory_db():
+        raise Refused("The database is in memory.", "There is nothing that could be kept.")
+    return Path(os.path.realpath(connection.settings_dict["NAME"]))
+
+
+def size(connection) -> int:
+    return sum(path.stat().st_size for path in with_journals(live_path(connection)) if path.exists())
+
+
+def with_journals(path: Path) -> list[Path]:
+    return [path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))]
+
+
+def dump(connection, path: Path) -> dict:
+    copy(live_path(connection), path)
+    with closing(sqlite3.connect(path)) as database:
+        rows = counts(database)
+        done = "SELECT app || '.' || name FROM django_migrations ORDER BY 1"
+        migrations = [name for (name,) in database.execute(done)] if "django_migrations" in rows else []
+        encoding = database.execute("PRAGMA encoding").fetchone()[0]
+    return {"database": live_path(connection).name, "server_version": sqlite3.sqlite_version, "encoding": encoding,
+            "rows": rows, "applied": migrations}  # fmt: skip
+
+
+def copy(source: Path, target: Path) -> None:
+    """SQLite's online backup: consistent while others write, and alone in its file, without a -wal beside it."""
+    with closing(sqlite3.connect(source, timeout=PATIENCE)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+        new.execute("PRAGMA journal_mode = DELETE")
+
+
+def counts(database: sqlite3.Connection) -> dict:
+    tables = database.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    quoted = [(name, name.replace('"', '""')) for (name,) in tables.fetchall()]
+    return {name: database.execute(f'SELECT count(*) FROM "{safe}"').fetchone()[0] for name, safe in quoted}
+
+
+def count_rows(connection) -> dict:
+    with closing(sqlite3.connect(live_path(connection), timeout=PATIENCE)) as database:
+        return counts(database)
+
+
+def read_whole(_, path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+            verdict = database.execute("PRAGMA integrity_check").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        verdict = str(error)
+    if verdict != "ok":
+        raise Refused(f"The copy {path.name} is damaged: {verdict}.", "Do not use it. Nothing was touched.")
+
+
+def check_swap(connection) -> None:
+    folder = live_path(connection).parent
+    if not os.access(folder, os.W_OK):
+        raise Refused(f"{folder} is not writable for this user.", "The swap is a rename in that folder.")
+
+
+def restore(connection, data: Path, manifest: dict) -> dict:
+    live = live_path(connection)
+    beside = live.with_name(f"{live.name}.restore")
+    connection.close()
+    try:
+        beside.unlink(missing_ok=True)  # left by one that was killed
+        copy(data, beside)
+        with closing(sqlite3.connect(beside)) as database:
+            rows = counts(database)
+        if rows != manifest["rows"]:
+            raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
+        kept = swap(live, beside, "before")
+    finally:
+        for path in with_journals(beside):
+            path.unlink(missing_ok=True)
+    return {"kept": kept.name, "rows": sum(rows.values())}
+
+
+def undo(connection, kept: str) -> dict:
+    live = live_path(connection)
+    old = live.with_name(kept)
+    connection.close()
+    if old.parent != live.parent or old == live or not old.exists():
+        raise Refused(f"There is no {kept} beside {live.name}.", "Name the file that restore said it kept.")
+    read_whole(connection, old)
+    return {"kept": swap(live, old, "undone").name}
+
+
+def swap(live: Path, incoming: Path, word: str) -> Path:
+    """Replace live by incoming in one rename, and keep it under another name.
+
+    Nobody may be inside: leaving WAL mode needs to be the only connection and folds -wal and -shm into the file, so no
+    journal of the old database can be taken for one of the new. The lock is held until the rename is done.
+    """
+    outgoing = live.with_name(f"{live.name}.{word}-{datetime.now(timezone.utc):%Y%m%d%H%M%S}")
+    with closing(sqlite3.connect(live, timeout=PATIENCE, isolation_level=None)) as database:
+        mode = database.execute("PRAGMA journal_mode").fetchone()[0]
+        try:
+            database.execute("PRAGMA journal_mode = DELETE")
+            database.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise Refused(f"The database is in use: {error}.", "Stop what uses it, then try again.") from None
+        with incoming.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(incoming, live.stat().st_mode & 0o7777)
+        os.link(live, outgoing)
+        os.replace(incoming, live)
+        database.execute("ROLLBACK")
+    with closing(sqlite3.connect(live, timeout=PATIENCE)) as database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+    return outgoing
