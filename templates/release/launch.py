@@ -69,7 +69,7 @@ def end_of_line(text: str, position: int) -> int:
 
 
 DOTENV_LINE = re.compile(
-    r"""(?:export[^\S\r\n]+)?
+    r"""(?:export[^\S\r\n]+|(?!export[^\S\r\n]))
     (?:'(?P<quoted_key>[^']+)'|(?P<key>(?!')[^=\#\s]+))[^\S\r\n]*
     (?:=(?P<gap>[^\S\r\n]*)
        (?:'(?P<single>(?:\\.|[^'\\])*)'|"(?P<double>(?:\\.|[^"\\])*)"|(?P<bare>(?![^\S\r\n]*['"])[^\r\n]*)))?
