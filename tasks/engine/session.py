@@ -1,0 +1,226 @@
+"""One conversation with one server: scripts go in, steps, facts and an exit come out; it holds the lock while it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..model.errors import HostLost
+
+HEARTBEAT_SECONDS = 3.0
+STOP_SECONDS = 100.0
+"""A critical section is bounded by this; what is not critical is killed sooner."""
+
+
+class Channel(Protocol):
+    """Bytes to and from one bash."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def read(self) -> bytes:
+        """Blocks; b"" when the other end is gone."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something a script told, as opposed to printed."""
+
+    kind: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    exit: int
+    marks: tuple[Mark, ...] = ()
+    log: tuple[str, ...] = ()
+    lost: str = ""
+    """Why the connection ended before the exit was heard; the outcome is unknown then."""
+
+    @property
+    def ok(self) -> bool:
+        return self.exit == 0 and not self.lost
+
+    @property
+    def error(self) -> tuple[str, str]:
+        """(message, hint) as the script gave them, or its exit status."""
+        if self.lost:
+            return self.lost, "what it did last is unknown; `fab status` looks, the next run repairs"
+        for mark in self.marks:
+            if mark.kind == "error":
+                return (*mark.words, "", "")[0], (*mark.words, "", "")[1]
+        return f"exit status {self.exit}", ""
+
+    def facts(self) -> dict[str, str]:
+        return {mark.words[0]: (*mark.words, "")[1] for mark in self.marks if mark.kind == "fact"}
+
+
+Hear = Callable[[Mark | str], None]
+Heard = Mark | str | None
+
+
+def unheard(_: Mark | str) -> None:
+    pass
+
+
+@dataclass
+class Session:
+    """HostLost when the server does not say hello."""
+
+    host: str
+    channel: Channel
+    nonce: str
+    _heard: queue.Queue[Heard] = field(default_factory=queue.Queue)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+    _closed: threading.Event = field(default_factory=threading.Event)
+    _critical: bool = False
+    _why: str = ""
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def hello(self, timeout: float = 30) -> Session:
+        strange: list[str] = []
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self._next(left)
+            if isinstance(heard, Mark) and heard.kind == "hello":
+                return self
+            if heard is None:
+                break
+            strange.append(str(heard))
+        self.close()
+        raise HostLost(f"{self.host} does not answer as a server should: {' / '.join(strange[-3:]) or self._why or 'silence'}")
+
+    def run(self, script: str, hear: Hear = unheard, timeout: float = 3600) -> Result:
+        """Blocks until the script's exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
+        self._say("run", script)
+        marks: list[Mark] = []
+        log: list[str] = []
+        deadline, stopping = time.monotonic() + timeout, 0
+        while True:
+            heard = self._next(max(0.05, deadline - time.monotonic()))
+            match heard:
+                case Mark("exit", (status, *_)):
+                    return Result(int(status), tuple(marks), tuple(log))
+                case Mark() | str():
+                    (marks if isinstance(heard, Mark) else log).append(heard)  # type: ignore[arg-type]
+                    hear(heard)
+                case None if self._closed.is_set():
+                    return Result(-1, tuple(marks), tuple(log), lost=self._why or "the connection was lost")
+                case None:
+                    stopping += 1
+                    self.stop() if stopping == 1 else self.kill()
+                    marks.append(Mark("error", (f"not done after {timeout:.0f} s", "raise build_timeout, or look what hangs")))
+                    deadline = time.monotonic() + 20
+
+    def lock(self, who: str) -> str:
+        """ "" when taken; else who holds it. HostLost when it cannot be known."""
+        self._say("lock", who)
+        deadline = time.monotonic() + 30
+        while (left := deadline - time.monotonic()) > 0:
+            match self._next(left):
+                case Mark("lock", ("taken", *_)):
+                    return ""
+                case Mark("lock", ("busy", *rest)):
+                    return rest[0] if rest and rest[0].strip() else "somebody, who has not said yet"
+                case Mark("lock", ("failed", why, *_)):
+                    raise HostLost(f"{self.host}: {why}")
+                case None if self._closed.is_set():
+                    break
+        raise HostLost(f"{self.host}: {self._why or 'no answer about the lock'}")
+
+    def stop(self) -> None:
+        """Ends what runs there; a critical section finishes first."""
+        with contextlib.suppress(OSError, EOFError):
+            self._say("stop")
+
+    def kill(self) -> None:
+        """As stop, for what does not listen; spares a critical section."""
+        if not self._critical:
+            with contextlib.suppress(OSError, EOFError):
+                self._say("kill")
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._say("end")
+        self._closed.set()
+        with contextlib.suppress(Exception):
+            self.channel.close()
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed.is_set()
+
+    def _say(self, verb: str, body: str = "") -> None:
+        data = body.encode()
+        with self._writing:
+            try:
+                self.channel.write(f"{verb} {len(data) if verb in ('run', 'lock') else ''}".strip().encode() + b"\n" + data)
+            except Exception as problem:  # noqa: BLE001 - whatever a transport raises means the same
+                self._lose(problem)
+
+    def _lose(self, problem: object) -> None:
+        self._why = self._why or f"the connection was lost ({problem})".replace(" ()", "")
+        self._closed.set()
+        self._heard.put(None)
+
+    def _next(self, timeout: float) -> Heard:
+        """None: nothing came in time, or nothing will come any more (`alive` says which)."""
+        try:
+            return self._heard.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _listen(self) -> None:
+        try:
+            for heard in parse(self.nonce, iter(self.channel.read, b"")):
+                if isinstance(heard, Mark) and heard.kind == "critical":
+                    self._critical = heard.words == ("on",)
+                self._heard.put(heard)
+            self._lose("")
+        except Exception as problem:  # noqa: BLE001
+            self._lose(problem)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            with self._writing:
+                try:
+                    self.channel.write(b"\n")
+                except Exception as problem:  # noqa: BLE001
+                    self._lose(problem)
+
+
+def parse(nonce: str, pieces: Iterator[bytes]) -> Iterator[Mark | str]:
+    """Lines as they come: marks carry the session's nonce, so that nothing a program prints can pass for one."""
+    sign = b"\x1e" + nonce.encode() + b"\t"
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            text, found, told = line.partition(sign)
+            if text or not found:
+                yield text.decode(errors="replace").rstrip("\r")
+            if found:
+                kind, *words = told.decode(errors="replace").split("\t")
+                yield Mark(kind, tuple(words))
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def new_nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def command_line(size: int) -> str:
+    """What the login shell is asked to run: a bare bash that reads its first `size` bytes as program."""
+    return f"exec bash --noprofile --norc -c 'code=$(head -c {size}) && eval \"$code\"'"

@@ -1,0 +1,152 @@
+"""A deploy: prepared on every host, migrated once, switched together, tidied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..model.config import Host, Stage
+from ..model.facts import HostFacts
+from ..model.plan import Phase, Plan, Step
+from ..model.release import Release
+from ..model.shell import Script, script
+from ..remote import build, django, health, services, source
+from ..remote import release as releases
+
+Say = Callable[[Host], Script]
+
+
+def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: str, batch: int = 0) -> Plan:
+    """`facts` names the hosts that take part; every one gets the same commit under the same id."""
+    hosts = [host for host in stage.hosts if host.name in facts]
+
+    def everywhere(name: str, title: str, say: Say, undo: Say | None = None) -> dict[str, Step]:
+        steps = {host.name: Step(name, title, say(host), undo(host) if undo else Script()) for host in hosts}
+        return {host: step for host, step in steps.items() if step.script}
+
+    def once(steps: dict[str, Step]) -> dict[str, Step]:
+        return {host: step for host, step in steps.items() if host == stage.primary.name}
+
+    def phase(name: str, title: str, *rows: Mapping[str, Step], **more: object) -> Phase:
+        steps = {host.name: tuple(row[host.name] for row in rows if host.name in row) for host in hosts}
+        return Phase(name, title, steps, **more)  # type: ignore[arg-type]
+
+    def was(host: Host) -> str:
+        return facts[host.name].current
+
+    def stop(host: Host) -> Script:
+        return services.stop(stage, host, release.id)
+
+    id = release.id
+    prepare = phase(
+        "prepare",
+        f"Build {id}",
+        everywhere("repair", "Tidy up after earlier runs", lambda host: releases.repair(stage, was(host), who)),
+        everywhere("fetch", f"Fetch {release.ref}", lambda _: source.fetch(stage, release)),
+        everywhere("checkout", f"Check out {release.sha[:7]}", lambda _: source.checkout(stage, release), _discard(release)),
+        everywhere("describe", "Add what runs it", lambda host: build.describe(stage, host, release)),
+        everywhere("shared", "Link shared files", lambda _: build.link_shared(stage, release)),
+        everywhere("hooks", "Hooks after checkout", _hooks(release, "after_checkout", stage.hooks.after_checkout)),
+        everywhere("environment", "Install packages", lambda _: build.environment(stage, release)),
+        everywhere("compile", "Compile", lambda _: build.compile_code(release)),
+        _static(stage, release, everywhere),
+        everywhere("complete", "Write it to disk", lambda _: build.finish(release), _discard(release)),
+    )
+    start = phase(
+        "boot",
+        "Boot it in private",
+        everywhere("start", "Start its processes", lambda host: _start(stage, host, id), stop),
+        once(everywhere("inspect", "Check the application", lambda _: django.inspect(stage, release))),
+        everywhere("boot", "Wait until they are loaded", lambda host: services.await_ready(stage, host, id, "web")),
+    )
+    migrate = phase(
+        "migrate",
+        "Migrate the database",
+        once(
+            everywhere(
+                "migrate", "Migrate", lambda _: django.migrate(stage, release), lambda _: django.unmigrate(release)
+            )
+            if stage.django.migrate
+            else {}
+        ),
+    )
+    check = phase(
+        "check",
+        "Check it in private",
+        everywhere("health", "Ask its health", lambda host: _healthy(stage, host, id)),
+        everywhere("workers", "Start its workers", lambda host: _workers(stage, host, id), stop),
+        everywhere("hooks", "Hooks before the switch", _hooks(release, "before_switch", stage.hooks.before_switch)),
+    )
+    switch = phase(
+        "switch",
+        "Switch",
+        everywhere(
+            "switch",
+            "Switch and prove it",
+            lambda host: _switch(stage, host, id, was(host), who),
+            lambda host: releases.put_back(id, was(host), who, "bad"),
+        ),
+        everywhere("beat", "Hand over beat", lambda host: _beat(stage, host), lambda host: _beat(stage, host)),
+        batch=batch or stage.batch,
+        visible=True,
+    )
+    finish = phase(
+        "finish",
+        "Tidy up",
+        everywhere("retire", "Retire the previous generation", lambda host: _retire(stage, was(host))),
+        everywhere("hooks", "Hooks after the switch", _hooks(release, "after_switch", stage.hooks.after_switch)),
+        everywhere("prune", f"Keep {stage.keep_releases} releases", lambda _: releases.prune(stage)),
+        must=False,
+    )
+    return Plan(
+        "deploy",
+        stage.name,
+        tuple(host.name for host in hosts),
+        (prepare, start, migrate, check, switch, finish),
+        release=id,
+        note=f"{release.ref} is {release.sha}",
+    )
+
+
+def _discard(release: Release) -> Say:
+    return lambda _: build.discard(release)
+
+
+def _hooks(release: Release, when: str, commands: tuple[str, ...]) -> Say:
+    return lambda _: build.hooks(release, when, commands)
+
+
+def _static(stage: Stage, release: Release, everywhere: Callable[..., dict[str, Step]]) -> dict[str, Step]:
+    if not stage.django.collectstatic:
+        return {}
+    return everywhere(
+        "static",
+        "Collect static files",
+        lambda host: build.static_files(stage, release) if "web" in host.roles else Script(),
+    )
+
+
+def _start(stage: Stage, host: Host, id: str) -> Script:
+    return services.start(stage, host, id, "web") + services.start_early(stage, host, id)
+
+
+def _healthy(stage: Stage, host: Host, id: str) -> Script:
+    return script(("healthy", id, health.private(stage, id))) if services.names(stage, host, "web") else Script()
+
+
+def _workers(stage: Stage, host: Host, id: str) -> Script:
+    return services.start(stage, host, id, "worker") + services.await_ready(stage, host, id, "worker")
+
+
+def _switch(stage: Stage, host: Host, id: str, previous: str, who: str, **more: str) -> Script:
+    """A host without web processes has no door to ask at: its switch is proved by its workers."""
+    if services.names(stage, host, "web"):
+        return releases.activate(stage, id, previous, who, **more)
+    return releases.activate_unasked(id, previous, who, **more)
+
+
+def _beat(stage: Stage, host: Host) -> Script:
+    return services.hand_over() if services.names(stage, host, "beat") else Script()
+
+
+def _retire(stage: Stage, previous: str) -> Script:
+    return services.retire(previous if stage.keep_warm else "")

@@ -1,0 +1,48 @@
+"""What is asked of the application itself."""
+
+from __future__ import annotations
+
+import json
+
+from ..model.config import Stage, seconds
+from ..model.release import Release
+from ..model.shell import Script, script
+
+
+def inspect(stage: Stage, release: Release) -> Script:
+    asked = {
+        "deploy_check": stage.django.check,
+        "wsgi": stage.django.wsgi,
+        "strict": stage.django.strict,
+        "expect_engine": "" if stage.database.engine == "any" else stage.database.engine,
+    }
+    return script(("inspect", release.id, json.dumps(asked)))
+
+
+def migrate(stage: Stage, release: Release) -> Script:
+    asked = {
+        "lock_timeout_ms": int(seconds(stage.database.lock_timeout) * 1000),
+        "statement_timeout_ms": int(seconds(stage.database.statement_timeout) * 1000),
+    }
+    return script(("migrate", release.id, "yes" if stage.database.restore_point else "no", json.dumps(asked)))
+
+
+def unmigrate(release: Release) -> Script:
+    return script(("unmigrate", release.id))
+
+
+def reverse(current: str, target: str) -> Script:
+    return script(("reverse", current, target, ""))
+
+
+def reverse_plan(current: str, target: str) -> Script:
+    return script(("reverse", current, target, ', "plan_only": true'))
+
+
+def restore(current: str) -> Script:
+    """The database as it was before `current` migrated it; beside, checked, swapped by rename."""
+    return script(("restore", current))
+
+
+def unrestore(current: str) -> Script:
+    return script(("unrestore", current))

@@ -1,0 +1,43 @@
+"""What is asked of a release before and after users see it."""
+
+from __future__ import annotations
+
+import json
+
+from ..model.config import Stage, seconds
+
+
+def private(stage: Stage, id: str) -> str:
+    """On the release's own socket; users are still elsewhere."""
+    return _request(stage, id, {"socket": str(stage.layout.socket(id))}, seconds(stage.health.deadline))
+
+
+def front(stage: Stage, id: str) -> str:
+    """Through the door users come in by. Short: whoever is there now waits for the verdict."""
+    door = stage.health.front or f"http://127.0.0.1:{stage.port if stage.manager == 'supervisor' else 80}"
+    return _request(stage, id, {"door": door}, min(15.0, seconds(stage.health.deadline)))
+
+
+def _request(stage: Stage, id: str, where: dict[str, str], deadline: float) -> str:
+    health = stage.health
+    host = health.host or stage.domain or "localhost"
+    door = where.pop("door", "http://" + host)
+    scheme, _, address = door.partition("://")
+    named = host if address.startswith(("127.0.0.1", "localhost")) else address
+    asked = {
+        **where,
+        "url": f"{scheme}://{named}{health.path}",
+        "host": host,
+        "headers": dict(health.headers),
+        "expect": list(health.expect),
+        "contains": health.contains,
+        "release": id if health.release == "proof" else "",
+        "successes": health.successes,
+        "deadline": deadline,
+        "timeout": seconds(health.timeout),
+        "interval": 0.1,
+    }
+    if named != address and "socket" not in where:
+        asked["connect"] = address if ":" in address else f"{address}:{443 if scheme == 'https' else 80}"
+        asked["insecure"] = scheme == "https"
+    return json.dumps(asked)

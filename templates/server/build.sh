@@ -1,0 +1,201 @@
+# shellcheck shell=bash
+# What turns a checkout into a release: its environment, its links into shared/, its static files, its own programs.
+
+program() { # ID NAME TEXT
+  mkdir -p "$STAGING/$1/.release/$(dirname "$2")"
+  printf '%s' "$3" >"$STAGING/$1/.release/$2"
+}
+
+in_release() { # DIR WORD...   with the release's environment and working directory
+  local dir=$1
+  shift
+  /usr/bin/env python3 -IS "$dir/.release/launch.py" exec -- "$@"
+}
+
+find_uv() {
+  local candidate
+  for candidate in "$(command -v uv)" "$HOME/.local/bin/uv" /usr/local/bin/uv "$PRIVATE/tools/bin/uv"; do
+    if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+      printf '%s' "$candidate"
+      return
+    fi
+  done
+}
+
+bring_uv() { # VERSION   once per server, from the package index
+  python3 -m venv "$PRIVATE/tools" && "$PRIVATE/tools/bin/pip" install --quiet "uv==$1" && find_uv
+}
+
+lock_file() { # DIR NAMED
+  local name
+  for name in ${2:+"$2"} uv.lock pylock.toml requirements.txt pyproject.toml; do
+    if [ -f "$1/$name" ]; then
+      printf '%s' "$name"
+      return
+    fi
+    [ -z "$2" ] || return 1
+  done
+  return 1
+}
+
+python_for() { # UV VERSION DIR   an interpreter that both releases.toml and the revision accept
+  local asked='' wanted=''
+  if [ -z "$1" ]; then
+    command -v "python${2:-3}" || die "python$2 is not installed on this server" "apt-get install python$2 python$2-venv"
+    return
+  fi
+  if [ -f "$3/pyproject.toml" ]; then asked=$(sed -n 's/^requires-python *= *["'\'']\(.*\)["'\''].*/\1/p' "$3/pyproject.toml" | head -n 1); fi
+  wanted=$asked${asked:+${2:+,}}${2:+==$2.*}
+  UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=system "$1" python find --no-project --no-config --quiet "${wanted:->=3.9}" 2>/dev/null ||
+    die "no Python on this server is $wanted${asked:+, and this revision asks for $asked}" \
+      "install one there (apt-get install python3.x python3.x-venv) or change [python] version in releases.toml"
+}
+
+# The release's own environment. The same lock: a hard-link copy of one that has it. Another: a hard-link copy of the live
+# one, brought to the new lock by uv, which replaces files and never writes into them. None: from nothing.
+environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
+  local id=$1 version=$2 installer=$3 uv_version=$4 requirements=$5 constraints=$6 groups=$7
+  local dir=$STAGING/$id lock uv='' python key donor=''
+  shift 7
+  lock=$(lock_file "$dir" "$requirements") ||
+    die "there is no ${requirements:-requirements.txt, uv.lock, pylock.toml or pyproject.toml} in this revision" "see [python] requirements in releases.toml"
+  if [ "$lock" = pyproject.toml ] && [ -f "$dir/poetry.lock" ]; then
+    die "poetry.lock cannot be installed without Poetry" "poetry export -f requirements.txt -o requirements.txt, and commit it"
+  fi
+  key=$({
+    printf '%s\n' "$installer" "$version" "$lock" "$groups" "$@"
+    cat "$dir/$lock" ${constraints:+"$dir/$constraints"}
+    if [ -f "$dir/pyproject.toml" ]; then cat "$dir/pyproject.toml"; fi
+  } | sha256sum)
+  key=${key:0:16}
+  printf '%s' "$key" >"$dir/.release/lock.key"
+  donor=$(environment_with "$key")
+  if [ -n "$donor" ]; then
+    cp -al "$donor/.venv" "$dir/.venv"
+    cp "$donor/.release/freeze.txt" "$donor/.release/python" "$dir/.release/"
+    fact environment unchanged
+    return
+  fi
+  if [ "$installer" = uv ]; then
+    uv=$(find_uv)
+    [ -n "$uv" ] || uv=$(bring_uv "$uv_version") || { warn "uv could not be brought to this server: pip is used"; uv=; }
+  fi
+  python=$(python_for "$uv" "$version" "$dir")
+  "$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3], end="")' >"$dir/.release/python"
+  donor=$RELEASES/$(current_id)
+  if [ -n "$uv" ] && [ -f "$donor/.venv/pyvenv.cfg" ] && [ "$(cat "$donor/.release/python")" = "$(cat "$dir/.release/python")" ]; then
+    cp -al "$donor/.venv" "$dir/.venv"
+    fact environment changed
+  else
+    new_environment "$uv" "$python" "$dir"
+    fact environment new
+  fi
+  if [ -n "$uv" ]; then
+    install_with_uv "$uv" "$dir" "$lock" "$constraints" "$groups" "$@"
+    "$uv" pip freeze --quiet --python "$dir/.venv/bin/python" >"$dir/.release/freeze.txt"
+  else
+    install_with_pip "$dir" "$lock" "$constraints" "$@"
+    "$dir/.venv/bin/python" -m pip freeze --quiet >"$dir/.release/freeze.txt"
+  fi
+}
+
+environment_with() { # KEY
+  local id
+  for id in $(current_id) $(release_ids | sort -r); do
+    if [ "$(cat "$RELEASES/$id/.release/lock.key" 2>/dev/null)" = "$1" ] && [ -f "$RELEASES/$id/.release/freeze.txt" ] &&
+      [ -x "$RELEASES/$id/.venv/bin/python" ]; then
+      printf '%s' "$RELEASES/$id"
+      return
+    fi
+  done
+}
+
+new_environment() { # UV PYTHON DIR
+  if [ -n "$1" ]; then
+    UV_PYTHON_DOWNLOADS=never "$1" venv --quiet --no-config --relocatable --python "$2" "$3/.venv"
+  else
+    "$2" -m venv "$3/.venv" || die "python3 -m venv does not work on this server" "apt-get install python3-venv"
+  fi
+}
+
+install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
+  local uv=$1 dir=$2 lock=$3 constraints=$4 groups=$5 group words=()
+  shift 5
+  export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 VIRTUAL_ENV=$dir/.venv
+  if [ "$lock" = uv.lock ]; then
+    for group in $groups; do words+=(--group "$group"); done
+    (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
+    [ $# = 0 ] || "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} -- "$@"
+    return
+  fi
+  if [ $# = 0 ] && grep -q -- '--hash=' "$dir/$lock"; then words+=(--require-hashes); fi
+  (cd "$dir/$(dirname "$lock")" && "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${words[@]}" \
+    ${constraints:+-c "$dir/$constraints"} -r "$dir/$lock" "$@")
+}
+
+install_with_pip() { # DIR LOCK CONSTRAINTS EXTRA...
+  local dir=$1 lock=$2 constraints=$3
+  shift 3
+  case $lock in uv.lock | pylock.toml) die "$lock needs uv" "see [python] installer in releases.toml" ;; esac
+  if [ "$lock" = pyproject.toml ]; then set -- "$dir" "$@"; else set -- -r "$dir/$lock" "$@"; fi
+  "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "$@"
+}
+
+compile_code() { # ID   the services may not write into the release: without this every start compiles again
+  "$STAGING/$1/.venv/bin/python" -m compileall -q -j 1 -x '/\.(venv|release)/|/node_modules/' "$STAGING/$1" >/dev/null || true
+}
+
+# What git brought along in a shared folder seeds it once; what shared/ holds is never overwritten.
+link_folder() { # ID PATH
+  local target=$SHARED/$2 place=$STAGING/$1/$2
+  mkdir -p "$target" "$(dirname "$place")"
+  if [ -d "$place" ] && [ ! -L "$place" ]; then cp -an "$place/." "$target/" 2>/dev/null || true; fi
+  rm -rf "$place"
+  ln -s "$target" "$place"
+}
+
+link_file() { # ID PATH
+  local target=$SHARED/$2 place=$STAGING/$1/$2
+  [ -f "$target" ] || die "$target does not exist" "put it there first; it is never made up"
+  mkdir -p "$(dirname "$place")"
+  rm -rf "$place"
+  ln -s "$target" "$place"
+}
+
+hook() { # ID WHEN COMMAND   "-command" may fail, "first:command" runs at the first deploy only
+  local dir=$RELEASES/$1 command=$3 optional=''
+  [ -d "$dir" ] || dir=$STAGING/$1
+  case $command in first:*)
+    [ -z "$(current_id)" ] || return 0
+    command=${command#first:}
+    ;;
+  esac
+  case $command in -*) optional=yes command=${command#-} ;; esac
+  printf '+ %s\n' "$command"
+  if in_release "$dir" /bin/bash -euo pipefail -c "$command" 3>&-; then return; fi
+  [ -n "$optional" ] || die "the hook $2 failed: $command" "put a - before it in releases.toml if the release can live without it"
+  warn "the hook $2 failed and may: $command"
+}
+
+# The same inputs (every file that is not code, the settings, the packages): a hard-link copy of what was collected.
+static_files() { # ID STATIC_ROOT ALWAYS
+  local dir=$STAGING/$1 key donor
+  key="$(cat "$dir/.release/static.key")-$(cat "$dir/.release/lock.key")"
+  printf '%s' "$key" >"$dir/.release/static.key"
+  donor=$RELEASES/$(current_id)
+  if [ -z "$3" ] && [ -d "$donor/$2" ] && [ "$(cat "$donor/.release/static.key" 2>/dev/null)" = "$key" ]; then
+    rm -rf "${dir:?}/$2"
+    mkdir -p "$(dirname "$dir/$2")"
+    cp -al "$donor/$2" "$dir/$2"
+    fact static unchanged
+  else
+    project "$dir" collectstatic '{}'
+    fact static collected
+  fi
+}
+
+# Hard links, nothing overwritten: a page rendered before the switch finds the old hashed files after it.
+pool_static() { # ID STATIC_ROOT
+  mkdir -p "$SHARED/static"
+  [ ! -d "$STAGING/$1/$2" ] || cp -aln "$STAGING/$1/$2/." "$SHARED/static/"
+}

@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# What is asked of the application itself, in as few starts of it as possible.
+
+project() { # DIR VERB JSON   its last line that is JSON is the answer, everything else is its log
+  local line status=0
+  ANSWER=
+  while IFS= read -r line; do
+    case $line in
+      'exit '[0-9]*) status=${line#exit } ;;
+      '{'*) ANSWER=$line ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done < <(
+    set +e
+    in_release "$1" "$1/.venv/bin/python" "$1/.release/project.py" "$2" "$3" 2>&1 3>&-
+    printf '\nexit %d\n' "$?"
+  )
+  [ -z "$ANSWER" ] || fact "$2" "$ANSWER"
+  return "$status"
+}
+
+answer() { # KEY
+  python3 -IS -c 'import json, sys; print(json.loads(sys.argv[1] or "{}").get(sys.argv[2]) or "", end="")' "$ANSWER" "$1"
+}
+
+refuse() { # WHAT   with the reason the application gave
+  local reason
+  reason=$(answer error)
+  die "$1${reason:+: $reason}" "$(answer hint)"
+}
+
+inspect() { # ID JSON
+  local dir=$RELEASES/$1
+  project "$dir" inspect "$2" || refuse "the release was refused"
+  printf '%s' "$ANSWER" >"$dir/.release/inspect.json"
+  python3 -IS - "$dir/.release" <<'PY'
+import json, sys
+seen = json.load(open(sys.argv[1] + "/inspect.json"))
+for name in ("known", "applied"):
+    with open(f"{sys.argv[1]}/{name}.json", "w") as file:
+        json.dump(seen["migrations"][name], file)
+with open(sys.argv[1] + "/unapplied", "w") as file:
+    file.write(str(len(seen["migrations"]["unapplied"])))
+PY
+}
+
+# Before the schema changes: a way back. Then the migrations, once. What was applied before is kept for the way back.
+migrate() { # ID RESTORE_POINT JSON
+  local dir=$RELEASES/$1 count
+  count=$(cat "$dir/.release/unapplied" 2>/dev/null || echo 0)
+  fact unapplied "$count"
+  if [ "$count" = 0 ]; then return; fi
+  if [ "$2" = yes ]; then
+    mkdir -p "$DEPLOY_TO/backups/restore-points"
+    chmod 700 "$DEPLOY_TO/backups/restore-points"
+    project "$dir" restore-point "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||
+      refuse "no restore point could be taken, so nothing was migrated"
+  fi
+  cp "$dir/.release/applied.json" "$dir/.release/applied-before.json"
+  project "$dir" migrate "$3" || refuse "a migration failed"
+}
+
+# Undo of migrate: reverses what it applied, by the code that knows how.
+unmigrate() { # ID
+  local dir=$RELEASES/$1
+  [ -f "$dir/.release/applied-before.json" ] || return 0
+  project "$dir" reverse "{\"to\": $(cat "$dir/.release/applied-before.json")}" ||
+    refuse "the schema stays ahead of the code that is served now"
+  rm -f "$dir/.release/applied-before.json"
+}
+
+reverse() { # ID_THAT_KNOWS ID_TO_GO_BACK_TO MORE_JSON   (MORE: ', "plan_only": true')
+  project "$RELEASES/$1" reverse "{\"to\": $(cat "$RELEASES/$2/.release/known.json")$3}" || refuse "the migrations cannot be reversed"
+}
+
+restore() { # ID   whose restore point
+  local dir=$RELEASES/$1
+  project "$dir" restore "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||
+    refuse "the database was not restored"
+  answer kept >"$dir/.release/kept-database"
+}
+
+unrestore() { # ID   undo of restore
+  local dir=$RELEASES/$1
+  [ -s "$dir/.release/kept-database" ] || return 0
+  project "$dir" undo-restore "{\"kept\": \"$(cat "$dir/.release/kept-database")\"}" || refuse "the database is still the restored one"
+  rm -f "$dir/.release/kept-database"
+}

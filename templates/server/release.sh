@@ -1,0 +1,226 @@
+# shellcheck shell=bash
+# Releases on disk: what each one is, which one is live, what an interrupted run left.
+
+current_id() {
+  local target
+  target=$(readlink "$DEPLOY_TO/current" 2>/dev/null) || return 0
+  printf '%s' "${target##*/}"
+}
+
+state_of() { # ID
+  sed -n 's/.*"state": "\([a-z]*\)".*/\1/p' "$RELEASES/$1/release.json" 2>/dev/null || true
+}
+
+write_synced() { # PATH < content   durable and whole, or not there
+  cat >"$1.part"
+  sync "$1.part"
+  mv -T "$1.part" "$1"
+}
+
+set_state() { # ID STATE
+  [ -f "$RELEASES/$1/release.json" ] || return 0
+  [ "$(state_of "$1")" != "$2" ] || return 0
+  sed "s/\"state\": \"[a-z]*\"/\"state\": \"$2\"/" "$RELEASES/$1/release.json" | write_synced "$RELEASES/$1/release.json"
+}
+
+journal() { # EVENT ID PREVIOUS BY NOTE
+  local file=$PRIVATE/journal.jsonl last
+  # A power loss can leave half a last line: it is closed, never continued.
+  if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
+  last=$(tail -n 50 "$file" 2>/dev/null | sed -n 's/^{"seq": \([0-9]*\),.*}$/\1/p' | tail -n 1)
+  printf '{"seq": %d, "event": "%s", "release": "%s", "previous": "%s", "at": "%s", "by": "%s", "note": "%s"}\n' \
+    "$((${last:-0} + 1))" "$1" "$2" "$3" "$(date -u +%FT%TZ)" "$(json_text "$4")" "$(json_text "$5")" >>"$file"
+  sync "$file"
+}
+
+json_text() {
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '%s' "${text//[[:cntrl:]]/ }"
+}
+
+prepare_folders() {
+  mkdir -p "$RELEASES" "$STAGING" "$SHARED" "$PRIVATE" "$DEPLOY_TO/backups"
+  if [ -d "$DEPLOY_TO/current" ] && [ ! -L "$DEPLOY_TO/current" ]; then
+    die "$DEPLOY_TO/current is a directory, not a link" "move it away or adopt it (docs/how-to/adopt-an-existing-checkout.md)"
+  fi
+}
+
+# The switch: users see the old release or the new one. The name of the new link is unique, so that an interrupted
+# run can never have left one for `mv` to publish; -T refuses to move into a directory.
+point_current() { # ID
+  local link
+  link=$DEPLOY_TO/.current.$BASHPID.$RANDOM
+  ln -s "releases/$1" "$link"
+  mv -T "$link" "$DEPLOY_TO/current"
+  sync "$DEPLOY_TO"
+  [ "$(current_id)" = "$1" ]
+}
+
+is_complete() { # ID
+  [ -f "$RELEASES/$1/release.json" ] && [ -f "$RELEASES/$1/.release/services.json" ]
+}
+
+# Building is over: from here on it is a release. Its data is on disk before a name can lead to it.
+finish_build() { # ID RELEASE_JSON
+  local dir=$STAGING/$1 files
+  files=$(find "$dir" -name .venv -prune -o -type f -print | wc -l)
+  sed "s/\"files\": [0-9]*/\"files\": $files/; s/\"lock\": \"\"/\"lock\": \"$(cat "$dir/.release/lock.key" 2>/dev/null)\"/
+    s/\"static\": \"\"/\"static\": \"$(cat "$dir/.release/static.key" 2>/dev/null)\"/
+    s/\"migrations\": \"\"/\"migrations\": \"$(cat "$dir/.release/migrations.key" 2>/dev/null)\"/
+    s/\"python\": \"\"/\"python\": \"$(cat "$dir/.release/python" 2>/dev/null)\"/" <<<"$2" >"$dir/release.json"
+  ln -sfn "$RUN/$1.sock" "$dir/web.sock"
+  chmod -R go-w "$dir" 2>/dev/null || true
+  sync -f "$dir"
+  mv -T "$dir" "$RELEASES/$1"
+  sync "$RELEASES"
+  fact files "$files"
+}
+
+remove_release() { # ID   first a name that is no release, then its files
+  [ -d "$RELEASES/$1" ] || return 0
+  [ "$1" != "$(current_id)" ] || die "refusing to remove $1: it is live"
+  mv -T "$RELEASES/$1" "$RELEASES/.gc-$1"
+}
+
+# Slow and of no consequence: it goes on after the run, without the lock; the next repair takes what it did not.
+sweep() {
+  (
+    trap '' HUP TERM
+    nice rm -rf "$RELEASES"/.gc-* 2>/dev/null
+    # A hashed file that no release holds any more has one link left.
+    nice find "$SHARED/static" -type f -links 1 -mtime +7 -delete 2>/dev/null
+  ) 9>&- 3>&- </dev/null >/dev/null 2>&1 &
+  disown
+}
+
+discard() { # ID   undo of building
+  rm -rf "${STAGING:?}/$1"
+  remove_release "$1"
+  sweep
+}
+
+# current -> ID, proven through the front door, or back to what it was; all or nothing, whoever is watching.
+publish() { # ID PREVIOUS LEAVES PROBE BY NOTE
+  local was=$2
+  [ "$(current_id)" = "$was" ] || { echo "current is $(current_id), not $was: somebody else changed it"; return 1; }
+  is_complete "$1" || { echo "release $1 is not complete"; return 1; }
+  sync -f "$RELEASES/$1"
+  point_current "$1"
+  if [ -n "$4" ] && ! probe "$1" "$4"; then
+    withdraw "$1" "$was" "$5" "failed its check through the front door"
+    return 1
+  fi
+  set_state "$1" live
+  journal live "$1" "$was" "$5" "$6"
+  [ -z "$was" ] || [ "$was" = "$1" ] || set_state "$was" "$3"
+  fact current "$1"
+}
+
+activate() { # ID PREVIOUS LEAVES PROBE BY NOTE
+  critical publish "$@"
+}
+
+withdraw() { # ID PREVIOUS BY NOTE
+  if [ -n "$2" ]; then
+    set_state "$2" live
+    point_current "$2"
+  else
+    rm -f "$DEPLOY_TO/current"
+  fi
+  set_state "$1" "${5:-bad}"
+  journal withdrawn "$1" "$2" "$3" "$4"
+  fact current "$2"
+}
+
+# Undo of activate: the next good thing to do whether the switch happened or not.
+put_back() { # ID PREVIOUS BY STATE_OF_ID
+  [ "$(current_id)" = "$1" ] || { set_state "$1" "$4"; return 0; }
+  critical withdraw "$1" "$2" "$3" "the run failed" "$4"
+}
+
+last_good() { # EXCEPT   the newest release that was live and is whole
+  local id
+  tac "$PRIVATE/journal.jsonl" 2>/dev/null | sed -n 's/.*"event": "live", "release": "\([0-9a-f-]*\)".*/\1/p' | while read -r id; do
+    if [ "$id" != "$1" ] && is_complete "$id" && [ "$(state_of "$id")" != bad ]; then
+      echo "$id"
+      break
+    fi
+  done
+}
+
+# What an interrupted run left, set right. Idempotent; the first step of everything that changes a server.
+repair() { # PROBE BY
+  local id state current back
+  prepare_folders
+  rm -rf "${STAGING:?}"/* "$DEPLOY_TO"/.current.* "$PRIVATE"/lock.[0-9]* 2>/dev/null || true
+  current=$(current_id)
+  if [ -n "$current" ] && ! is_complete "$current"; then
+    back=$(last_good "$current")
+    [ -n "$back" ] || die "$DEPLOY_TO/current points to $current, which is not a complete release, and there is no good one" "look at $RELEASES"
+    point_current "$back"
+    journal repaired "$back" "$current" "$2" "current was not a complete release"
+    warn "current pointed to $current, which is not complete: put back to $back"
+    current=$back
+  fi
+  case $(state_of "${current:-none}") in
+    ready | retired | bad) # died between the switch and its record
+      services_started "$current"
+      if probe "$current" "$1"; then
+        set_state "$current" live
+        journal live "$current" "$(last_good "$current")" "$2" "finished after an interruption"
+        warn "release $current had gone live when the last run was interrupted: recorded"
+      else
+        back=$(last_good "$current")
+        [ -z "$back" ] || services_started "$back"
+        withdraw "$current" "$back" "$2" "not well after an interruption"
+        warn "release $current was left live but is not well: put back ${back:-nothing}"
+        current=$back
+      fi
+      ;;
+  esac
+  for id in $(release_ids); do
+    [ "$id" != "$current" ] || continue
+    state=$(state_of "$id")
+    case $state in
+      live) set_state "$id" retired ;;
+      retired | bad) ;;
+      *) warn "release $id was never live: removed"; remove_release "$id" ;;
+    esac
+  done
+  [ -z "$current" ] || services_started "$current"
+  stop_strays "$current"
+  rm -rf "$RELEASES"/.gc-* 2>/dev/null || true
+}
+
+release_ids() {
+  local path
+  for path in "$RELEASES"/*/; do
+    [ -d "$path" ] || continue
+    path=${path%/}
+    printf '%s\n' "${path##*/}"
+  done
+}
+
+# Keep the newest COUNT that were live, whatever is live or running, and every pinned one; the rest goes.
+prune() { # COUNT
+  local id kept=0 current running
+  current=$(current_id)
+  running=" $(running_ids | tr '\n' ' ') "
+  while read -r id; do
+    [ -d "$RELEASES/$id" ] || continue
+    if [ "$id" = "$current" ] || [ -e "$RELEASES/$id/.release/pinned" ] || [[ $running == *" $id "* ]]; then continue; fi
+    if [ "$(state_of "$id")" = retired ] && [ "$kept" -lt "$1" ]; then
+      kept=$((kept + 1))
+      continue
+    fi
+    remove_release "$id"
+    fact pruned "$id"
+  done < <(
+    {
+      tac "$PRIVATE/journal.jsonl" 2>/dev/null | sed -n 's/.*"event": "live", "release": "\([0-9a-f-]*\)".*/\1/p'
+      release_ids | sort -r
+    } | awk '!seen[$0]++'
+  )
+  sweep
+}

@@ -1,0 +1,162 @@
+# shellcheck shell=bash
+# Services of a release, whatever keeps them running: each release has its own, and the rename of `current` chooses.
+# A manager is a set of functions: MANAGER_{start,stop,state,told,log,ids,prepare}.
+
+kind_of() { # SERVICE
+  local pair
+  for pair in "${SERVICES[@]}"; do
+    if [ "${pair%%=*}" = "$1" ]; then printf '%s' "${pair#*=}"; fi
+  done
+}
+
+services_of() { # KIND
+  local pair
+  for pair in "${SERVICES[@]}"; do
+    if [ "${pair#*=}" = "$1" ]; then printf '%s\n' "${pair%%=*}"; fi
+  done
+}
+
+start() { # ID SERVICE...   asks only; `await` says how it went
+  local id=$1 service
+  shift
+  "${MANAGER}_prepare"
+  for service in "$@"; do "${MANAGER}_start" "$service" "$id"; done
+}
+
+# Ready means that it said so. Restarting, failed or gone before that: its last lines are the answer.
+await() { # ID SERVICE SECONDS SETTLE
+  local id=$1 service=$2 deadline=$((SECONDS + $3)) settle=$4 since='' state
+  while :; do
+    state=$("${MANAGER}_state" "$service" "$id")
+    case $state in
+      active)
+        if [ "$settle" = 0 ]; then break; fi
+        since=${since:-$EPOCHSECONDS}
+        if ((EPOCHSECONDS - since >= settle)); then break; fi
+        ;;
+      draining) break ;; # its own last generation still finishes; the start is queued behind it
+      failed | restarting | gone)
+        "${MANAGER}_log" "$service" "$id"
+        die "$service of release $id does not start" "its last lines are above; nothing was switched"
+        ;;
+    esac
+    if ((SECONDS >= deadline)); then
+      "${MANAGER}_log" "$service" "$id"
+      die "$service of release $id is not ready after $3 s" "is it waiting for something? see its lines above, or raise [health] deadline"
+    fi
+    sleep 0.05
+  done
+  fact "$service" "$("${MANAGER}_told" "$service" "$id")"
+}
+
+# Web generations: only when nobody waits in the queue of their socket. Workers: told to finish, not waited for.
+stop_generation() { # ID SERVICE...
+  local id=$1 service
+  shift
+  for service in "$@"; do
+    if [ "$(kind_of "$service")" = web ]; then queue_empty "$RUN/$id.sock"; fi
+    "${MANAGER}_stop" "$service" "$id"
+  done
+}
+
+queue_empty() { # SOCKET   three looks in a row with no connection waiting, at the most 10 s
+  local quiet=0 tries waiting
+  command -v ss >/dev/null || { sleep 0.5; return 0; }
+  for ((tries = 0; tries < 200; tries++)); do
+    waiting=$(ss -xlH src "$1" 2>/dev/null | awk '{print $3; exit}')
+    if [ "${waiting:-0}" = 0 ]; then quiet=$((quiet + 1)); else quiet=0; fi
+    if [ "$quiet" -ge 3 ]; then return 0; fi
+    sleep 0.05
+  done
+}
+
+hand_over() { # the one beat follows `current`
+  local service
+  for service in $(services_of beat); do "${MANAGER}_restart" "$service"; done
+}
+
+retire() { # KEEP_WARM_ID   stops every generation that is neither live nor the warm one
+  local id current
+  current=$(current_id)
+  for id in $(running_ids); do
+    if [ "$id" = "$current" ] || [ "$id" = "$1" ]; then continue; fi
+    # shellcheck disable=SC2046
+    stop_generation "$id" $(services_of web) $(services_of worker)
+  done
+}
+
+stop_strays() { # CURRENT   what an interrupted run started and never switched to
+  local id
+  for id in $(running_ids); do
+    if [ "$id" = "$1" ] || [ -e "$RELEASES/$id/.release/warm" ]; then continue; fi
+    # shellcheck disable=SC2046
+    stop_generation "$id" $(services_of web) $(services_of worker)
+  done
+}
+
+running_ids() { "${MANAGER}_ids" | sort -u; }
+
+services_started() { # ID   starts what of it does not run
+  local id=$1 service
+  "${MANAGER}_prepare"
+  for service in $(services_of web) $(services_of worker); do
+    case $("${MANAGER}_state" "$service" "$id") in
+      active | starting | draining) ;;
+      *)
+        "${MANAGER}_start" "$service" "$id"
+        [ "$(kind_of "$service")" != web ] || await "$id" "$service" 90 0
+        ;;
+    esac
+  done
+  for service in $(services_of beat); do
+    case $("${MANAGER}_state" "$service" '') in active | starting) ;; *) "${MANAGER}_restart" "$service" ;; esac
+  done
+}
+
+stop_all() {
+  local id
+  for id in $(running_ids); do
+    # shellcheck disable=SC2046
+    stop_generation "$id" $(services_of web) $(services_of worker)
+  done
+  "${MANAGER}_shutdown"
+}
+
+# Asks until it is well or the deadline is over. The words of the answer are a fact, and the reason of a failure.
+probe() { # ID REQUEST_JSON
+  local said status=0
+  said=$(python3 -IS "$RELEASES/$1/.release/probe.py" "$2") || status=$?
+  fact probe "$said"
+  [ "$status" = 0 ] || printf 'not well: %s\n' "$said"
+  return "$status"
+}
+
+healthy() { # ID REQUEST_JSON
+  probe "$1" "$2" || {
+    local service
+    for service in $(services_of web); do "${MANAGER}_log" "$service" "$1"; done
+    die "release $1 is not well on its private socket" "users never saw it; the answer and its last lines are above"
+  }
+}
+
+# Every queue that this release can send to must be consumed by somebody.
+queues_served() { # SERVICE ID
+  local told queue consumed routed
+  told=$("${MANAGER}_told" "$1" "$2")
+  consumed=,$(sed -n 's/.*queues=\([^ ]*\).*/\1/p' <<<"$told"),
+  routed=$(sed -n 's/.*routed=\([^ ]*\).*/\1/p' <<<"$told")
+  for queue in ${routed//,/ }; do
+    case $consumed in *",$queue,"*) ;; *) fact unconsumed "$queue" ;; esac
+  done
+}
+
+# The same migrations as the live release and the same packages: no schema to wait for, both generations may work.
+start_if_schema_is_same() { # ID SERVICE...
+  local current
+  current=$(current_id)
+  [ -n "$current" ] || return 0
+  if cmp -s "$RELEASES/$1/.release/migrations.key" "$RELEASES/$current/.release/migrations.key" &&
+    cmp -s "$RELEASES/$1/.release/lock.key" "$RELEASES/$current/.release/lock.key"; then
+    start "$@"
+  fi
+}

@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # variables are read by the parts joined to this one
+# The one process on a server that a task talks to: it runs what arrives on stdin, holds the lock, and dies with the connection.
+#
+# stdin:  "run SIZE\n" + SIZE bytes of script | "lock SIZE\n" + SIZE bytes that say who | "stop\n" | "kill\n" | "end\n" | "\n" (still there)
+# stdout: what scripts print, and lines "\036NONCE<tab>kind<tab>..." that tell of steps, facts and exits.
+
+mark() { # KIND WORD...
+  local IFS=$'\t'
+  printf '\036%s\t%s\n' "$NONCE" "${*//[$'\n\036']/ }" >&3 || true
+}
+
+fact() { # NAME VALUE
+  mark fact "$1" "${2//$'\t'/ }"
+}
+
+warn() { mark warn "${*//$'\t'/ }"; }
+
+die() { # MESSAGE [HINT]   ends the script; the message becomes the error people see
+  mark error "${1//$'\t'/ }" "${2:-}"
+  exit 1
+}
+
+begin() { # NAME
+  STEP=$1 STEP_AT=${EPOCHREALTIME/./}
+  mark begin "$1"
+}
+
+end() {
+  mark end "$STEP" "$((${EPOCHREALTIME/./} - STEP_AT))"
+  STEP=
+}
+
+work() { # SCRIPT   the outer shell outlives a stop, to report it
+  trap : TERM INT HUP PIPE
+  (
+    set -euo pipefail
+    eval "$1"
+  )
+  mark exit "$?"
+}
+
+# What must not be left half done: a lost connection or a stop does not reach it. It must be short and bounded.
+critical() { # FUNCTION WORD...
+  local status
+  mark critical on
+  set +e
+  (
+    set -e
+    trap '' TERM INT HUP PIPE
+    "$@"
+  ) >"$PRIVATE/critical.log" 2>&1
+  status=$?
+  set -e
+  cat "$PRIVATE/critical.log" || true
+  mark critical off
+  return "$status"
+}
+
+take_lock() { # WHO
+  mkdir -p "$PRIVATE" 2>/dev/null || {
+    mark lock failed "cannot create $PRIVATE: $(id -un) may not write in $(existing_parent "$PRIVATE")"
+    return
+  }
+  # Children inherit descriptor 9: the lock is held exactly as long as anything of this run lives.
+  exec 9>>"$PRIVATE/lock"
+  if flock -n 9; then
+    printf '%s\n' "$1" | tee "$PRIVATE/lock.$$" >/dev/null && cat "$PRIVATE/lock.$$" >"$PRIVATE/lock" && rm -f "$PRIVATE/lock.$$"
+    LOCKED=yes
+    mark lock taken
+  else
+    exec 9>&-
+    mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
+  fi
+}
+
+existing_parent() {
+  local path=$1
+  until [ -d "$path" ]; do path=$(dirname "$path"); done
+  printf '%s' "$path"
+}
+
+lock_is_ours() { [ -z "$LOCKED" ] || [ /proc/self/fd/9 -ef "$PRIVATE/lock" ]; }
+
+working() { [ -n "$JOB" ] && kill -0 "$JOB" 2>/dev/null; }
+
+leave() {
+  local tries
+  if working; then
+    [ -z "$LOCKED" ] || printf 'finishing: its operator is gone\n' >>"$PRIVATE/lock"
+    kill -TERM -- "-$JOB" 2>/dev/null
+    for ((tries = 0; tries < 900; tries++)); do
+      working || break
+      sleep 0.1
+    done
+    kill -KILL -- "-$JOB" 2>/dev/null
+  fi
+  exit 0
+}
+
+session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
+  NONCE=$1 DEPLOY_TO=$2 RUN=$3 APPLICATION=$4 MANAGER=$5 PORT=$7
+  local lease=$6 verb size body
+  SERVICES=("${@:8}")
+  PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
+  LOCKED='' JOB='' STEP=''
+  exec 3>&1
+  umask 022
+  trap : PIPE
+  set -m # each script gets a process group of its own, so that a stop reaches all of it
+  mark hello "$BASH_VERSION"
+  while IFS=' ' read -r -t "$lease" verb size; do
+    body=
+    case $size in '' | *[!0-9]*) ;; *)
+      body=$(head -c "$size"; printf .)
+      body=${body%.}
+      ;;
+    esac
+    case $verb in
+      run)
+        if lock_is_ours; then
+          work "$body" </dev/null >&3 2>&1 &
+          JOB=$!
+        else
+          mark error "the lock file was removed while this run held it" "look who did; then run it again"
+          mark exit 76
+        fi
+        ;;
+      lock) take_lock "$body" ;;
+      stop) if working; then kill -TERM -- "-$JOB" 2>/dev/null; fi ;;
+      kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137; fi ;;
+      end) break ;;
+    esac
+  done
+  leave
+}

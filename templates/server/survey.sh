@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# Looks, changes nothing: everything a plan is made from, in one go.
+
+survey() { # MINIMUM_FREE_MB FILES_NEEDED...
+  local id current line path minimum=$1 base
+  shift
+  base=$(existing_parent "$DEPLOY_TO")
+  current=$(current_id)
+  if [ -d "$DEPLOY_TO/current" ] && [ ! -L "$DEPLOY_TO/current" ]; then
+    current='!directory'
+    mark problem "$DEPLOY_TO/current is a real directory" "move it away, or adopt it first: docs/how-to/adopt-an-existing-checkout.md"
+  fi
+  fact current "$current"
+  for id in $(release_ids); do
+    if [ -f "$RELEASES/$id/release.json" ]; then mark release "$(cat "$RELEASES/$id/release.json")"; else mark leftover "$id is not complete"; fi
+  done
+  while IFS= read -r line; do mark journal "$line"; done < <(tail -n 300 "$PRIVATE/journal.jsonl" 2>/dev/null | grep '^{.*}$' || true)
+  for path in "$STAGING"/*/ "$DEPLOY_TO"/.current.*; do
+    if [ -e "$path" ] || [ -L "$path" ]; then mark leftover "$path"; fi
+  done
+  if [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"; fi
+  if [ -e "$PRIVATE/freeze" ]; then fact freeze "$(tr '\n\t' '  ' <"$PRIVATE/freeze")"; fi
+  if [ -e "$PRIVATE/maintenance" ]; then fact maintenance on; fi
+  survey_services "$current"
+  survey_fitness "$base" "$minimum" "$@"
+}
+
+survey_services() { # CURRENT
+  local id service
+  for id in $(running_ids) $1; do
+    case $id in '!'*) continue ;; esac
+    for service in $(services_of web) $(services_of worker); do
+      mark unit "$service@$id" "$("${MANAGER}_state" "$service" "$id")" "$("${MANAGER}_told" "$service" "$id")"
+    done
+  done
+  for service in $(services_of beat); do mark unit "$service" "$("${MANAGER}_state" "$service" "$([ "$MANAGER" = systemd ] || current_id)")" ''; done
+}
+
+survey_fitness() { # BASE MINIMUM_MB FILES...
+  local base=$1 minimum=$2 free inodes tool path
+  shift 2
+  free=$(df -Pk "$base" | awk 'NR == 2 {print $4}')
+  inodes=$(df -Pi "$base" | awk 'NR == 2 {print $4}')
+  fact disk_free "$((free * 1024))"
+  fact inodes_free "$inodes"
+  if ((free / 1024 < minimum)); then mark problem "only $((free / 1024)) MB are free under $base, less than $minimum MB" "free some (fab cleanup), or lower minimum_free"; fi
+  case $inodes in '' | *[!0-9]* | 0) ;; *) if ((inodes < 20000)); then mark problem "only $inodes inodes are free under $base" "delete some files"; fi ;; esac
+  if [ ! -w "$base" ]; then mark problem "$(id -un) may not write in $base" "mkdir -p $DEPLOY_TO && chown $(id -un) $DEPLOY_TO, as root"; fi
+  for tool in git python3 flock sha256sum tar timeout; do
+    command -v "$tool" >/dev/null || mark problem "$tool is not installed" "apt-get install $tool"
+  done
+  for path in "$@"; do
+    if [ -d "$SHARED/$path" ]; then
+      mark problem "$SHARED/$path is a directory and should be a file" "move it away"
+    elif [ ! -e "$SHARED/$path" ]; then
+      mark problem "$SHARED/$path does not exist" "put it there first; it is never made up"
+    elif [ ! -r "$SHARED/$path" ]; then
+      mark problem "$(id -un) may not read $SHARED/$path" "chgrp $(id -gn) and chmod 640 it"
+    fi
+  done
+  fact python "$(python3 -IS -c 'import platform; print(platform.python_version())' 2>/dev/null)"
+  fact cores "$(nproc)"
+}
+
+sizes() {
+  local id
+  for id in $(release_ids); do mark size "$id" "$(du -sk "$RELEASES/$id" 2>/dev/null | cut -f 1)"; done
+}
+
+freeze() { # MESSAGE
+  mkdir -p "$PRIVATE"
+  printf '%s\n' "$1" | write_synced "$PRIVATE/freeze"
+}
+
+unfreeze() { rm -f "$PRIVATE/freeze"; }
+
+maintenance() { # on|off MESSAGE   nginx answers 503 with this page while the file is there
+  mkdir -p "$PRIVATE" "$SHARED"
+  if [ "$1" = on ]; then
+    printf '%s' "$2" | write_synced "$SHARED/maintenance.html"
+    : >"$PRIVATE/maintenance"
+  else
+    rm -f "$SHARED/maintenance.html" "$PRIVATE/maintenance"
+  fi
+}

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# Services under systemd: template units whose instance is the release (templates/systemd).
+
+systemctl_as_root() {
+  if [ "$EUID" = 0 ]; then /usr/bin/systemctl "$@"; else sudo -n /usr/bin/systemctl "$@"; fi
+}
+
+unit() { # SERVICE ID
+  if [ -n "$2" ]; then printf '%s-%s@%s.service' "$APPLICATION" "$1" "$2"; else printf '%s-%s.service' "$APPLICATION" "$1"; fi
+}
+
+systemd_prepare() { :; }
+
+systemd_start() { systemctl_as_root start --no-block "$(unit "$1" "$2")"; }
+
+systemd_restart() { systemctl_as_root restart "$(unit "$1" '')"; }
+
+systemd_stop() { # SERVICE ID
+  if [ "$(kind_of "$1")" = web ]; then
+    systemctl_as_root stop "$(unit "$1" "$2")" "$APPLICATION-$1@$2.socket"
+  else
+    systemctl_as_root stop --no-block "$(unit "$1" "$2")"
+  fi
+}
+
+systemd_state() { # SERVICE ID
+  local key value active='' sub='' restarts=0 result=''
+  while IFS='=' read -r key value; do
+    case $key in ActiveState) active=$value ;; SubState) sub=$value ;; NRestarts) restarts=$value ;; Result) result=$value ;; esac
+  done < <(systemctl show -p ActiveState,SubState,NRestarts,Result "$(unit "$1" "$2")")
+  case $active/$sub in
+    active/*) printf active ;;
+    deactivating/*) printf draining ;;
+    activating/auto-restart) printf restarting ;;
+    activating/*) if [ "$restarts" -gt 0 ]; then printf restarting; else printf starting; fi ;;
+    failed/*) printf failed ;;
+    inactive/*) if [ "$result" = success ]; then printf inactive; else printf failed; fi ;;
+    *) printf '%s' "$active" ;;
+  esac
+}
+
+systemd_told() { systemctl show -p StatusText --value "$(unit "$1" "$2")"; }
+
+systemd_log() { journalctl --no-pager --quiet --output=cat --lines=25 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
+
+systemd_ids() {
+  systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating "$APPLICATION-*@*.service" "$APPLICATION-*@*.socket" |
+    sed -n 's/^[^ ]*@\([0-9a-f-]*\)\.[a-z]* .*/\1/p'
+}
+
+systemd_shutdown() { systemctl_as_root stop "$APPLICATION.service"; }
