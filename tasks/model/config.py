@@ -41,8 +41,8 @@ Place = Annotated[
 Port = Annotated[
     int, Match(r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]", "a port: 1 to 65535")
 ]
-Count = Annotated[int, Match(r"\d{1,4}", "0 or more")]
-Positive = Annotated[int, Match(r"[1-9]\d{0,3}", "1 or more")]
+Count = Annotated[int, Match(r"\d{1,4}", "a whole number, 0 or more")]
+Positive = Annotated[int, Match(r"[1-9]\d{0,3}", "a whole number, 1 or more")]
 Line = Annotated[str, Match(r"((?!-)[^\x00-\x1f]+)?", "one line that does not start with -")]
 Hook = Annotated[str, Match(r"[^\x00]+", "a command")]
 Text = Annotated[str, Match(r"[^\x00]*", "text without NUL characters")]
@@ -252,7 +252,7 @@ class Stage:
     application: Name
     """Names units, sockets and the lock."""
     repository: Annotated[
-        str, Match(r"(?!-)[^\s'\"`$;|&<>\\]{1,300}", "a git URL or a folder, without spaces or shell characters")
+        str, Match(r"(?!-)[^\s'\x22`$;|&<>\\]{1,300}", "a git URL or a folder, without spaces or shell characters")
     ]
     """git URL the servers fetch from, or a folder. A relative one (sandbox) is made absolute as well."""
     deploy_to: Place
