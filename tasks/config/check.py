@@ -1,0 +1,160 @@
+"""What the keys of a stage must say together: each may be right by itself and the stage still impossible."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import get_args
+
+from ..model.config import Absolute, Host, Match, Service, Stage
+from .shape import Problem
+
+ABSOLUTE = next(note.pattern for note in get_args(Absolute) if isinstance(note, Match))
+OURS = {".venv", ".release", "release.json", "web.sock", ".git"}
+"""What a release contains that is not the project's: docs/architecture.md."""
+
+
+def agreement(stage: Stage) -> list[Problem]:
+    rules = (hosts, keys, machines, folders, address, services, runnable, shared)
+    return [problem for rule in rules for problem in rule(stage)]
+
+
+def anchored(stage: Stage, folder: Path) -> Stage:
+    """The same stage with its relative folders made absolute, beside releases.toml; only a sandbox has any."""
+    if not local(stage):
+        return stage
+    place = absolute(stage.deploy_to, folder)
+    return replace(stage, deploy_to=place, repository=anchored_repository(stage.repository, folder))
+
+
+def anchored_repository(repository: str, folder: Path) -> str:
+    return absolute(repository, folder) if is_folder(repository) else repository
+
+
+def absolute(place: str, folder: Path) -> str:
+    return os.path.normpath(folder / Path(place).expanduser())
+
+
+def is_folder(repository: str) -> bool:
+    """git's own rule: a scheme, or a colon before the first slash, makes it a remote."""
+    return not re.match(r"[^/]+:", repository)
+
+
+def local(stage: Stage) -> bool:
+    return bool(stage.hosts) and all(host.transport == "local" for host in stage.hosts)
+
+
+def hosts(stage: Stage) -> Iterator[Problem]:
+    if not stage.hosts:
+        yield Problem(("hosts",), "must list at least one host")
+    for row, host in enumerate(stage.hosts):
+        before = stage.hosts[:row]
+        if host.name in [one.name for one in before]:
+            yield Problem(("hosts", row, "name"), f'another host is called "{host.name}"')
+        if host.transport == "ssh" and reached(host) in [reached(one) for one in before if one.transport == "ssh"]:
+            yield Problem(("hosts", row, "address"), "another host has this address and port")
+        if host.transport == "ssh" and host.address == "localhost":
+            yield Problem(("hosts", row), 'needs an address, or transport = "local" for this machine')
+        if not host.roles:
+            yield Problem(("hosts", row, "roles"), "must name at least one role")
+
+
+def reached(host: Host) -> tuple[str, int]:
+    return host.address.lower(), host.port
+
+
+def keys(stage: Stage) -> Iterator[Problem]:
+    for row, host in enumerate(stage.hosts):
+        if host.host_key and not is_public_key(host):
+            yield Problem(("hosts", row, "host_key"), 'must be a type and a key in base64, as "ssh-ed25519 AAAA..."')
+
+
+def is_public_key(host: Host) -> bool:
+    """RFC 4253, 6.6: the blob begins with the length and the name of its own type."""
+    match host.host_key.split(" "):
+        case [kind, text]:
+            try:
+                blob = base64.b64decode(text, validate=True)
+            except (binascii.Error, ValueError):
+                return False
+            return (
+                len(kind) > 0
+                and blob.startswith(len(kind).to_bytes(4, "big") + kind.encode())
+                and len(blob) > len(kind) + 4
+            )
+    return False
+
+
+def machines(stage: Stage) -> Iterator[Problem]:
+    here = [host for host in stage.hosts if host.transport == "local"]
+    if stage.manager == "supervisor" and stage.hosts and (len(here) != 1 or len(stage.hosts) != 1):
+        yield Problem(("manager",), 'supervisor is for exactly one host, with transport = "local"')
+    elif len(here) > 1:
+        yield Problem(("hosts",), 'only one host may have transport = "local": this machine')
+
+
+def folders(stage: Stage) -> Iterator[Problem]:
+    if not re.fullmatch(ABSOLUTE, stage.deploy_to):
+        says = (
+            f"becomes {stage.deploy_to}: name a folder" if local(stage) else "must be an absolute path on the servers"
+        )
+        yield Problem(("deploy_to",), f"{says}, without spaces or ..")
+    if not is_folder(stage.repository):
+        return
+    if not stage.repository.startswith("/"):
+        yield Problem(("repository",), "must be a git URL: servers cannot see a folder of this machine")
+    elif local(stage) and PurePosixPath(stage.repository).is_relative_to(stage.deploy_to):
+        yield Problem(("deploy_to",), 'would put releases among the files of the project; take ".sandbox"')
+
+
+def address(stage: Stage) -> Iterator[Problem]:
+    if re.match(r"[a-z+]+://[^/@]*:[^/@]*@", stage.repository):
+        yield Problem(("repository",), "carries a password; use a deploy key, or a credential helper on the servers")
+    if stage.branch == "HEAD" and not local(stage):
+        yield Problem(("branch",), '"HEAD" is the commit checked out on this machine; name a branch or tag for servers')
+
+
+def services(stage: Stage) -> Iterator[Problem]:
+    for kind in ("web", "beat"):
+        for name in [name for name, one in stage.services.items() if one.kind == kind][1:]:
+            yield Problem(("services", name), f"is one {kind} service too many: a stage has at most one")
+    for name, one in stage.services.items():
+        found = len(stage.with_role(one.kind))
+        if not found and stage.hosts:
+            yield Problem(("services", name), f'no host has the role "{one.kind}"')
+        if one.kind == "beat" and found > 1:
+            yield Problem(
+                ("services", name), f'{found} hosts have the role "beat"; exactly one may, or work is done twice'
+            )
+
+
+def runnable(stage: Stage) -> Iterator[Problem]:
+    for name, one in stage.services.items():
+        if not says_what_to_run(stage, one):
+            where = "application, or [django] wsgi" if one.kind == "web" else "application"
+            yield Problem(("services", name), f"does not say what to run: set {where}, or command")
+
+
+def says_what_to_run(stage: Stage, service: Service) -> bool:
+    return bool(service.command or service.application or (service.kind == "web" and stage.django.wsgi))
+
+
+def shared(stage: Stage) -> Iterator[Problem]:
+    static = str(PurePosixPath(stage.directory) / stage.django.static_root)
+    for key in ("shared_dirs", "shared_files"):
+        for row, place in enumerate(getattr(stage, key)):
+            first = place.split("/")[0]
+            others = {*stage.shared_dirs, *stage.shared_files} - {place}
+            if first in OURS:
+                yield Problem((key, row), f"{first} is each release's own")
+            elif stage.django.collectstatic and place == static:
+                yield Problem((key, row), "is [django] static_root, which each release has to itself")
+            elif above := [one for one in others if PurePosixPath(place).is_relative_to(one)]:
+                yield Problem((key, row), f"lies in {above[0]}, which is shared already")
+            elif place in getattr(stage, key)[:row] or (key == "shared_files" and place in stage.shared_dirs):
+                yield Problem((key, row), "is listed twice")

@@ -1,0 +1,448 @@
+"""A mistake in releases.toml is found before anything happens, and said where it was made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from tasks.config.lines import lines
+from tasks.config.load import Config, load, stage
+from tasks.config.reference import JSON_SCHEMA, REFERENCE, explain, json_schema, main, reference, tables
+from tasks.config.shape import fields_of, mismatches
+from tasks.model.errors import UsageError
+
+ROOT = Path(__file__).parent.parent
+KEY = "ssh-ed25519 " + base64.b64encode(b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20" + b"k" * 32).decode()
+NO_KEY = 'must be a type and a key in base64, as "ssh-ed25519 AAAA..."'
+GOOD = """\
+application = "pos"
+repository = "https://git.example.com/pos.git"
+deploy_to = "/var/www/pos"
+
+[django]
+wsgi = "pos.wsgi:application"
+
+[services.web]
+kind = "web"
+
+[stages.production]
+hosts = [{ name = "web1", address = "203.0.113.10" }]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(text: str) -> Config:
+    Path("releases.toml").write_text(text)
+    return load(Path("releases.toml"))
+
+
+def wrong(text: str) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        read(text)
+    assert caught.value.code == 2
+    return [line.removeprefix("releases.toml:") for line in caught.value.message.splitlines()]
+
+
+def test_the_file_in_this_repository_works_as_it_stands() -> None:
+    config = load(ROOT / "releases.toml")
+    sandbox, production = stage(config), stage(config, "production")
+    assert (sandbox.name, sandbox.repository, sandbox.deploy_to) == ("sandbox", str(ROOT), str(ROOT / ".sandbox"))
+    assert (sandbox.branch, sandbox.port, sandbox.manager, set(sandbox.services)) == (
+        "HEAD",
+        8000,
+        "supervisor",
+        {"web"},
+    )
+    assert (production.primary.port, production.primary.user) == (7822, "deploy")
+    assert {one.kind for one in production.services.values()} == {"web", "worker", "beat"}
+    assert production.services["worker"].queues == ("celery", "reports")
+    assert production.environment.set == {}
+
+
+def test_a_stage_is_laid_over_the_top() -> None:
+    production = stage(read(GOOD + "django.check = false\nservices.web.workers = 3\nkeep_releases = 2\n"))
+    assert (production.django.wsgi, production.django.check) == ("pos.wsgi:application", False)
+    assert (production.services["web"].kind, production.services["web"].workers) == ("web", 3)
+    assert (production.keep_releases, production.name) == (2, "production")
+
+
+def test_lists_are_replaced_not_joined() -> None:
+    text = 'shared_dirs = ["media", "logs"]\n' + GOOD + 'shared_dirs = ["files"]\n'
+    assert stage(read(text)).shared_dirs == ("files",)
+
+
+def test_every_mistake_is_listed_once_in_the_order_of_the_file() -> None:
+    text = """\
+default_stage = "sandbox"
+application = 5
+linked_dirs = ["media"]
+
+[python]
+version = "3"
+domain = "x"
+
+[django]
+managed = "x"
+
+[stages.production]
+hosts = [
+  { name = "a", prot = 7, port = "22", roles = ["wbe"] },
+  { address = "-x", port = 70000 },
+]
+when = 2020-01-01
+keep_releases = 2020-01-01
+minimum_free = "5"
+[stages.production.environment.set]
+"1A" = "x"
+B = 5
+[stages.sand-box]
+repository = "."
+"""
+    assert wrong(text) == [
+        "1: default_stage: must be one of the stages: production, sand-box",
+        "1: deploy_to: missing, at the top or in every stage",
+        "2: application: must be text in quotes, not a number",
+        "3: linked_dirs: unknown key; here it is called shared_dirs",
+        '6: python.version: must be a Python version such as "3.12"',
+        "7: python.domain: unknown key; domain belongs above the first [table], or right below [stages.NAME]",
+        '10: django.managed: unknown key; did you mean "manage"?',
+        "12: stages.production.repository: missing",
+        "14: stages.production.hosts[0].port: must be a whole number, not text",
+        '14: stages.production.hosts[0].prot: unknown key; did you mean "port"?',
+        '14: stages.production.hosts[0].roles[0]: must be "web", "worker", "beat" or "db"; did you mean "web"?',
+        "15: stages.production.hosts[1].address: must be a host name or an IP address",
+        "15: stages.production.hosts[1].name: missing",
+        "15: stages.production.hosts[1].port: must be a port: 1 to 65535",
+        "17: stages.production.when: unknown key",
+        "18: stages.production.keep_releases: must be a whole number, not a date or time",
+        '19: stages.production.minimum_free: must be a size such as "500MB"',
+        "21: stages.production.environment.set.1A: must be the name of an environment variable",
+        "22: stages.production.environment.set.B: must be text in quotes, not a number",
+        "23: stages.sand-box.hosts: missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        ('repo_url = "x"', "repo_url: unknown key; here it is called repository"),
+        ('deploy_path = "x"', "deploy_path: unknown key; here it is called deploy_to"),
+        ("linked_files = []", "linked_files: unknown key; here it is called shared_files"),
+        ('repo_tree = "x"', "repo_tree: unknown key; here it is called sub_directory"),
+        ('name = "x"', "name: unknown key; a stage is named by its heading, [stages.NAME]"),
+        ('wsgi = "x"', "wsgi: unknown key; it belongs in [django]"),
+        ('"a b" = 1', '"a b": unknown key'),
+        ("services.web.kind = []", 'services.web.kind: must be "web", "worker" or "beat", not a list'),
+        ('services.web.kind = "webb"', 'services.web.kind: must be "web", "worker" or "beat"; did you mean "web"?'),
+        ("django = 5", "django: must be a table, not a number"),
+        ("shared_dirs = true", "shared_dirs: must be a list of texts in quotes, not true or false"),
+        ("health.expect = 200", "health.expect: must be a list of whole numbers, not a number"),
+        ("health.expect = [200, 20]", "health.expect[1]: must be a status code such as 200"),
+        ("port = 80.0", "port: must be a whole number, not a number with a point"),
+        ("port = true", "port: must be a whole number, not true or false"),
+        ("batch = -1", "batch: must be a whole number, 0 or more"),
+        ("keep_releases = 0", "keep_releases: must be a whole number, 1 or more"),
+        ('branch = "--upload-pack=x"', "branch: must be a branch, tag or commit"),
+        ('branch = "main\\n"', "branch: must be a branch, tag or commit"),
+        ('app_user = "root; id"', "app_user: must be the name of a Unix account"),
+        ('sub_directory = "../x"', "sub_directory: must be a path inside the release, without spaces or .."),
+        ('shared_dirs = [""]', "shared_dirs[0]: must be a path inside the release, without spaces or .."),
+        ('python.extra = ["-rx"]', "python.extra[0]: must be one line that does not start with -"),
+        ('environment.set.A = "\\u0000"', "environment.set.A: must be text without NUL characters"),
+        ('deploy_to = "../pos"', "deploy_to: must be an absolute path on the servers, without spaces or .."),
+        (
+            'deploy_to = "-rf"',
+            "deploy_to: must be a folder, absolute or (sandbox) beside releases.toml, without spaces",
+        ),
+        ('repository = "."', "repository: must be a git URL: servers cannot see a folder of this machine"),
+        (
+            'repository = "https://me:x@git.example.com/pos"',
+            "repository: carries a password; use a deploy key, or a credential helper on the servers",
+        ),
+        (
+            'branch = "HEAD"',
+            'branch: "HEAD" is the commit checked out on this machine; name a branch or tag for servers',
+        ),
+        ('manager = "supervisor"', 'manager: supervisor is for exactly one host, with transport = "local"'),
+        ('services.b = { kind = "web" }', "services.b: is one web service too many: a stage has at most one"),
+        ('services.w = { kind = "worker" }', "services.w: does not say what to run: set application, or command"),
+        ('shared_dirs = [".venv/x"]', "shared_dirs[0]: .venv is each release's own"),
+        ('shared_dirs = ["media", "media/a"]', "shared_dirs[1]: lies in media, which is shared already"),
+        ('shared_dirs = ["media", "media"]', "shared_dirs[1]: is listed twice"),
+        ('shared_dirs = ["staticfiles"]', "shared_dirs[0]: is [django] static_root, which each release has to itself"),
+    ],
+)
+def test_one_mistake_gives_one_sentence(added: str, says: str) -> None:
+    assert wrong(GOOD + added + "\n") == [f"13: stages.production.{says}"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "says"),
+    [
+        ("[]", ["must list at least one host"]),
+        ('[{name="a", address="x"}, {name="a", address="y"}]', ['another host is called "a"']),
+        ('[{name="a", address="x"}, {name="b", address="x"}]', ["another host has this address and port"]),
+        ('[{name="a"}]', ['needs an address, or transport = "local" for this machine']),
+        ('[{name="a", address="x", roles=["db"]}]', ['no host has the role "web"']),
+        (
+            '[{name="a", transport="local"}, {name="b", transport="local"}]',
+            ['only one host may have transport = "local": this machine'],
+        ),
+        ('[{name="a", address="x", host_key="ssh-ed25519"}]', [NO_KEY]),
+        (f'[{{name="a", address="x", host_key="{KEY.replace("ssh-ed25519", "ssh-rsa")}"}}]', [NO_KEY]),
+        ('[{name="a", address="x", host_key="-----BEGIN OPENSSH PRIVATE KEY-----"}]', [NO_KEY]),
+    ],
+)
+def test_hosts_that_cannot_be(hosts: str, says: list[str]) -> None:
+    text = re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD)
+    assert [line.split(": ", 2)[2] for line in wrong(text)] == says
+
+
+def test_a_host_key_as_ssh_keyscan_says_it_is_fine() -> None:
+    text = GOOD.replace('"203.0.113.10"', f'"203.0.113.10", host_key = "{KEY}"')
+    assert stage(read(text)).primary.host_key == KEY
+
+
+def test_a_web_service_without_anything_to_serve() -> None:
+    says = "does not say what to run: set application, or [django] wsgi, or command"
+    assert wrong(GOOD + 'django.wsgi = ""\n') == [f"8: services.web: {says}"]
+
+
+def test_beat_on_two_hosts_would_do_everything_twice() -> None:
+    hosts = '[{name="a", address="x"}, {name="b", address="y"}]'
+    text = re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + 'services.beat = { kind = "beat", application = "pos" }\n'
+    says = 'services.beat: 2 hosts have the role "beat"; exactly one may, or work is done twice'
+    assert wrong(text) == [f"13: stages.production.{says}"]
+
+
+def test_a_sandbox_lies_beside_the_file_wherever_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
+    text += 'manager = "supervisor"\nrepository = "."\ndeploy_to = ".sandbox"\n'
+    (folder / "releases.toml").write_text(text)
+    monkeypatch.chdir("/")
+    sandbox = stage(load(folder / "releases.toml"))
+    assert (sandbox.repository, sandbox.deploy_to) == (str(folder), f"{folder}/.sandbox")
+
+
+@pytest.mark.parametrize(("place", "says"), [(".", "would put releases among"), ("..", "would put releases among")])
+def test_a_sandbox_never_covers_the_project(place: str, says: str) -> None:
+    text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
+    (line,) = wrong(text + f'repository = "."\ndeploy_to = "{place}"\n')
+    assert says in line
+
+
+def test_a_sandbox_below_a_folder_with_spaces_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "My Projects").mkdir()
+    monkeypatch.chdir(folder / "My Projects")
+    text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
+    (line,) = wrong(text + 'repository = "."\ndeploy_to = ".sandbox"\n')
+    assert line == (
+        f"14: stages.production.deploy_to: becomes {folder}/My Projects/.sandbox: name a folder, without spaces or .."
+    )
+
+
+def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+    text = (
+        GOOD + 'app_user = "hunter2 !"\nport = "hunter2"\nmanager = "hunter2"\nrepository = "https://a:hunter2@x/y z"\n'
+    )
+    assert "hunter2" not in "".join(wrong(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a = \n", "1: not TOML: invalid value"),
+        ("\n\n[x\n", "3: not TOML: expected ']' at the end of a table declaration"),
+        ("a = 1\na = 2\n", "2: not TOML: cannot overwrite a value"),
+        ('\na = """x', "2: not TOML: unterminated string"),
+        ("", "1: stages: missing: at least one stage, as [stages.production]"),
+        ("stages = 5", "1: stages: missing: at least one stage, as [stages.production]"),
+        ("[stages]\nx = 5", "2: stages.x: must be a table, as [stages.production]"),
+        ('default_stage = ["x"]\n' + GOOD, "1: default_stage: must be one of the stages: production"),
+    ],
+)
+def test_a_file_that_is_not_one(text: str, says: str) -> None:
+    assert wrong(text) == [says]
+
+
+def test_no_file_says_how_to_get_one() -> None:
+    with pytest.raises(UsageError) as caught:
+        load(Path("releases.toml"))
+    assert caught.value.message == "releases.toml is not here."
+    assert "fab init" in caught.value.hint
+
+
+def test_a_file_in_another_encoding_says_where() -> None:
+    Path("releases.toml").write_bytes(b'# ok\napplication = "caf\xe9"\n')
+    with pytest.raises(UsageError, match=r"releases.toml:2: not UTF-8 text"):
+        load(Path("releases.toml"))
+
+
+def test_a_folder_instead_of_a_file_is_no_traceback() -> None:
+    Path("releases.toml").mkdir()
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(Path("releases.toml"))
+
+
+def test_a_mistyped_stage_is_named() -> None:
+    config = read(GOOD)
+    assert stage(config, "production") is stage(config)
+    with pytest.raises(UsageError) as caught:
+        stage(config, "prodution")
+    assert caught.value.hint == 'Did you mean "production"?'
+
+
+def test_of_several_stages_none_is_guessed() -> None:
+    config = read(GOOD + '[stages.staging]\nhosts = [{ name = "s", address = "203.0.113.11" }]\n')
+    with pytest.raises(UsageError, match="Which stage"):
+        stage(config)
+
+
+def test_lines_are_known_inside_inline_tables_and_rows_of_tables() -> None:
+    text = '''\
+a.b = """
+two = 2
+""" # c = 3
+"d.e" = { f = [
+  { g = 1 },
+  { 'h' = "]" }, # ]
+] }
+[[t]]
+x = 1
+[[t.u]]
+[[t.u]]
+y = 1.5
+[[t]]
+[t.v]
+z = 2020-01-01 10:00:00
+'''
+    known = lines(text)
+    assert {path: line for path, line in known.items() if isinstance(path[-1], str)} == {
+        ("a",): 1, ("a", "b"): 1, ("d.e",): 4, ("d.e", "f"): 4, ("d.e", "f", 0, "g"): 5, ("d.e", "f", 1, "h"): 6,
+        ("t",): 8, ("t", 0, "x"): 9, ("t", 0, "u"): 10, ("t", 0, "u", 1, "y"): 12, ("t", 1, "v"): 14,
+        ("t", 1, "v", "z"): 15,
+    }  # fmt: skip
+    assert (known["t", 0, "u", 1], known["t", 1]) == (11, 13)
+
+
+def test_reading_the_values_does_not_import_pydantic() -> None:
+    code = "import sys, tasks.config.load; sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_default_is_a_value_one_could_write() -> None:
+    for _, kind in tables():
+        for one in fields(kind):
+            if isinstance(one.default, str | int | tuple):
+                default = list(one.default) if isinstance(one.default, tuple) else one.default
+                assert list(mismatches(fields_of(kind)[one.name], default)) == [], one.name
+
+
+leaf = some.one_of(
+    some.text(alphabet="ab-./ \"'\n\\\0é[]{}#=", max_size=8), some.integers(), some.booleans(),
+    some.sampled_from(["web", "ssh", "local", "5s", "/x", "."]),
+)  # fmt: skip
+known_keys = some.sampled_from(sorted({name for _, kind in tables() for name in fields_of(kind)} | {"stages"}))
+value = some.recursive(
+    leaf,
+    lambda deeper: some.one_of(
+        some.lists(deeper, max_size=3), some.dictionaries(known_keys | some.text(max_size=3), deeper, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def toml(value: Any) -> str:
+    """Any value, written inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{text(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",\n".join(map(toml, value)) + "]"
+    return text(value) if isinstance(value, str) else str(value).lower()
+
+
+def text(value: str) -> str:
+    """JSON's escapes are TOML's, but for characters beyond 16 bits, which need none, and for delete."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some.dictionaries(known_keys, value, max_size=6), some.dictionaries(known_keys, value, max_size=6))
+def test_whatever_is_written_there_is_an_answer_and_no_traceback(top: dict[str, Any], own: dict[str, Any]) -> None:
+    top.pop("stages", None)
+    body = "".join(f"{key} = {toml(one)}\n" for key, one in top.items())
+    body += "[stages.x]\n" + "".join(f"{key} = {toml(one)}\n" for key, one in own.items())
+    answered(body)
+
+
+def answered(body: str) -> None:
+    """Read it, or be told what is wrong with every part of it, in order."""
+    says = ""
+    try:
+        read(body)
+    except UsageError as error:
+        says = error.message
+    assert "not TOML" not in says
+    numbers = [int(one) for one in re.findall(r"^releases\.toml:(\d+): ", says, re.MULTILINE)]
+    assert len(numbers) == len(says.splitlines())
+    assert numbers == sorted(numbers)
+    assert max(numbers, default=1) <= body.count("\n") + 1
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some.text(alphabet="[]{}=.,\"'\n#\\ ab1-", max_size=40))
+def test_no_text_at_all_gives_a_traceback(anything: str) -> None:
+    with pytest.raises(UsageError):
+        read(anything)
+
+
+@pytest.mark.parametrize(
+    "deep", ["a = " + "[" * 90_000, "stages.x.a = " + "[" * 300 + "]" * 300, "a = 0x" + "f" * 9000]
+)
+def test_nesting_and_numbers_without_end_are_refused(deep: str) -> None:
+    with pytest.raises(UsageError):
+        read(deep)
+
+
+def test_the_reference_and_the_schema_are_what_the_code_says() -> None:
+    assert (ROOT / REFERENCE).read_text() == reference(), "run: python -m tasks.config.reference --write"
+    assert (ROOT / JSON_SCHEMA).read_text() == json_schema(), "run: python -m tasks.config.reference --write"
+
+
+def test_every_key_is_explained() -> None:
+    page = reference()
+    for name in {name for _, kind in tables() for name in fields_of(kind)}:
+        assert f"| `{name}` |" in page
+        assert name in explain(name)
+    assert "SSH port" in explain("hosts.port")
+    assert "did you mean" in explain("shared_dir")
+
+
+def test_an_editor_accepts_the_file_and_marks_a_mistake(folder: Path) -> None:
+    schema = str(ROOT / JSON_SCHEMA)
+    check = [sys.executable, "-m", "check_jsonschema", "--schemafile", schema]
+    subprocess.run([*check, str(ROOT / "releases.toml")], check=True, capture_output=True)
+    for old, new in (('"pos"', '"p os"'), ("wsgi =", "wsgy ="), ('"web1"', "1")):
+        (folder / "bad.toml").write_text(GOOD.replace(old, new))
+        assert subprocess.run([*check, "bad.toml"], check=False, capture_output=True).returncode == 1, old
+
+
+def test_a_forgotten_page_fails_the_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"], folder) == 1
+    assert "--write" in capsys.readouterr().err
+    assert (main(["--write"], folder), main(["--check"], folder)) == (0, 0)
