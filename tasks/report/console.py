@@ -82,6 +82,7 @@ class Console:
                     self._finish(event)
                 case HostDown():
                     self._set(event.host, None)
+                    self._flush()
                     self._print(f"{self._broken} {event.host}: connection lost: {event.reason}", "red")
                 case Note():
                     host = f"{event.host}: " if event.host else ""
@@ -147,6 +148,7 @@ class Console:
     def _finish(self, event: StepFinished) -> None:
         self._set(event.host, None)
         if not event.ok:
+            self._flush()
             self._failed.append(event)
             title = clean(event.title or event.step)
             self._print(f"{self._broken} {title} failed on {event.host} after {seconds(event.seconds)}", "red")

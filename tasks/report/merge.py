@@ -24,12 +24,18 @@ def in_order(sequences: Mapping[str, Sequence[Item]]) -> list[tuple[Item, tuple[
     return merged
 
 
-def by_value(values: Mapping[str, Item]) -> list[tuple[Item, tuple[str, ...]]]:
-    """Each value once with the hosts that have it, in the order of the hosts."""
+def gathered(sequences: Mapping[str, Sequence[Item]]) -> list[tuple[Item, tuple[str, ...]]]:
+    """All items once with the hosts that have them, in the order they are first seen."""
     merged: dict[Item, tuple[str, ...]] = {}
-    for host, value in values.items():
-        merged[value] = (*merged.get(value, ()), host)
+    for host, items in sequences.items():
+        for item in items:
+            merged[item] = (*merged.get(item, ()), host)
     return list(merged.items())
+
+
+def by_value(values: Mapping[str, Item]) -> list[tuple[Item, tuple[str, ...]]]:
+    """Each value once with the hosts that have it."""
+    return gathered({host: (value,) for host, value in values.items()})
 
 
 def only(hosts: Sequence[str], of: Sequence[str]) -> str:

@@ -91,4 +91,5 @@ def _served(finished: PlanFinished) -> Iterator[str]:
         yield f"{label:{_LABEL}}{release}  {', '.join(hosts)}"
         label = ""
     if len(groups) > 1:
-        yield f"{'':{_LABEL}}the hosts differ"
+        known = {release for release in finished.serves.values() if release != "?"}
+        yield f"{'':{_LABEL}}the hosts {'differ' if len(known) > 1 else 'may differ'}"

@@ -108,7 +108,8 @@ class Plain:
         steps = [step for phase in plan.phases for own in phase.steps.values() for step in own]
         self._title_width = min(max((len(step.title or step.name) for step in steps), default=0), _WIDEST_TITLE)
         self._host_width = max(map(len, plan.hosts)) if len(plan.hosts) > 1 else 0
-        self._lines.say(paper.headline(plan))
+        for line in paper.headline(plan).split("\n"):
+            self._lines.say(self._sections.clean(line))
         threading.Thread(target=self._watch, name="still working", daemon=True).start()
 
     def _watch(self) -> None:

@@ -9,19 +9,22 @@ from typing import Any
 
 from ..model.facts import HostFacts
 from ..model.release import JournalEntry, Release
-from .merge import by_value, in_order, only
-from .words import ago, bold, clean, columns, counted, moment, size
+from .merge import by_value, gathered, in_order, only
+from .words import ago, bold, clean, columns, moment, size
 
 _QUIET = ("active", "running", "listening")
 """States of a service that need no look."""
 
 
 def releases(facts: Sequence[HostFacts], now: datetime, strong: bool = False) -> str:
-    """Newest first, `*` is live; hosts are named only where they differ. `more["size ID"]` is a release's bytes."""
+    """Newest first, `*` is live; hosts are named only where they differ.
+
+    The commit is the end of a release's name; its size in bytes is the fact `more["size ID"]`.
+    """
     rows = [_release_row(id, facts, now) for id in _ids(facts)]
     if not rows:
         return "no releases yet\n"
-    header = (" ", "release", "state", "built", "commit", "ref", "by", "size", "hosts")
+    header = (" ", "release", "state", "built", "ref", "by", "size", "hosts")
     return _page(columns(header, rows, strong), _differences(facts))
 
 
@@ -43,10 +46,12 @@ def releases_json(facts: Sequence[HostFacts]) -> dict[str, Any]:
 
 def status(facts: Sequence[HostFacts], now: datetime, strong: bool = False) -> str:
     """What every host serves, its services, and below what somebody should look at."""
-    header = ("host", "serves", "live since", "commit", "ref", "by", "disk free")
+    header = ("host", "serves", "live since", "ref", "by", "disk free")
     blocks = [columns(header, [_status_row(one, now) for one in facts], strong)]
     if services := list(_service_rows(facts)):
         blocks.append(columns(("service", "release", "state", "hosts"), services, strong))
+    if warm := list(_warm(facts)):
+        blocks.append(warm)
     if attention := [*_differences(facts), *_attention(facts)]:
         blocks.append([bold("look at", strong), *(f"  {line}" for line in attention)])
     return _page(*blocks)
@@ -101,7 +106,6 @@ def _release_row(id: str, facts: Sequence[HostFacts], now: datetime) -> tuple[st
         id,
         _states(states),
         ago(moment(release.at, id), now),
-        release.sha[:7],
         release.ref,
         release.by,
         size(largest),
@@ -126,7 +130,6 @@ def _status_row(one: HostFacts, now: datetime) -> tuple[str, ...]:
         one.host,
         {"": "nothing", "!directory": "a directory stands at current"}.get(one.current, one.current),
         ago(_live_since(one), now),
-        live.sha[:7],
         live.ref,
         live.by,
         size(one.disk_free),
@@ -141,10 +144,16 @@ def _live_since(one: HostFacts) -> datetime | None:
 
 def _service_rows(facts: Sequence[HostFacts]) -> Iterator[tuple[str, ...]]:
     hosts = [one.host for one in facts if one.units]
-    units = in_order({one.host: list(one.units.items()) for one in facts})
+    units = gathered({one.host: list(one.units.items()) for one in facts})
     for (unit, state), having in units:
         service, _, release = unit.partition("@")
         yield service, release, state, only(having, hosts)
+
+
+def _warm(facts: Sequence[HostFacts]) -> Iterator[str]:
+    for release, hosts in gathered({one.host: one.warm for one in facts}):
+        where = only(hosts, [one.host for one in facts])
+        yield f"kept warm, ready to come back at once: {release}{f' on {where}' if where else ''}"
 
 
 def _differences(facts: Sequence[HostFacts]) -> list[str]:
@@ -158,7 +167,7 @@ def _differences(facts: Sequence[HostFacts]) -> list[str]:
 def _attention(facts: Sequence[HostFacts]) -> Iterator[str]:
     """What somebody should look at, once per text, with the hosts where it is so."""
     names = [one.host for one in facts]
-    for line, hosts in in_order({one.host: list(_notices(one)) for one in facts}):
+    for line, hosts in gathered({one.host: list(_notices(one)) for one in facts}):
         where = only(hosts, names)
         yield f"{where}: {line}" if where else line
 
@@ -177,8 +186,6 @@ def _notices(one: HostFacts) -> Iterator[str]:
             yield f"{unit} is {clean(state)}"
     if one.leftovers:
         yield f"left by an interrupted run (the next run tidies it): {clean(', '.join(one.leftovers))}"
-    if one.warm:
-        yield f"kept warm for a quick rollback: {', '.join(one.warm)} ({counted(len(one.warm), 'release')})"
 
 
 def _history(facts: Sequence[HostFacts]) -> list[tuple[JournalEntry, tuple[str, ...]]]:
