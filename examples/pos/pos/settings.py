@@ -115,7 +115,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_TASK_QUEUES = [Queue("celery"), Queue("reports")]
+CELERY_TASK_QUEUES = [Queue(name, routing_key=name) for name in ("celery", "reports")]
 CELERY_TASK_ROUTES = {"reports.tasks.build": {"queue": "reports"}}
 CELERY_BEAT_SCHEDULE = {
     "tick": {"task": "reports.tasks.tick", "schedule": float(os.environ.get("POS_BEAT_SECONDS", "60"))},
