@@ -73,7 +73,12 @@ def base() -> Image:
     """Debian with PostgreSQL, Redis, nginx, sshd and uv; users `deploy` (logs in) and `app` (does not)."""
     debian = _layer("debian", [*MMDEBSTRAP, *_apt_sources(), *_apt_settings()], _build_debian)
     files = _machine_files()
-    described = [debian.name, importlib.metadata.version("uv"), SETTLE, *(f"{path}\0{text}" for path, text in files.items())]
+    described = [
+        debian.name,
+        importlib.metadata.version("uv"),
+        SETTLE,
+        *(f"{path}\0{text}" for path, text in files.items()),
+    ]
     dressed = _layer("machine", described, lambda upper: _dress(upper, debian, files))
     return Image((dressed, debian))
 
@@ -84,10 +89,15 @@ def warm(requirements: Path) -> Image:
 
     def build(upper: Path) -> None:
         with overlay(upper, below.layers) as root:
-            shutil.copy(requirements, root / "tmp/requirements.txt")
-            install = "uv pip install --quiet --python /usr/bin/python3 --target /tmp/target -r /tmp/requirements.txt"
-            _inside(root, "deploy", f"{install} && rm -rf /tmp/target")
-            (root / "tmp/requirements.txt").unlink()
+            wanted = root / "var/tmp/requirements.txt"
+            shutil.copy(requirements, wanted)
+            wanted.chmod(0o644)
+            _inside(
+                root,
+                "deploy",
+                "uv pip install --quiet --python /usr/bin/python3 --target /tmp/x -r /var/tmp/requirements.txt",
+            )
+            wanted.unlink()
 
     layer = _layer("warm", [*(layer.name for layer in below.layers), requirements.read_text()], build)
     return Image((layer, *below.layers))
@@ -171,7 +181,16 @@ def _dress(upper: Path, debian: Path, files: dict[str, str]) -> None:
 def _inside(root: Path, user: str, script: str) -> None:
     """Run a script in a tree that is not booted, on this machine's own network."""
     environment = [f"--setenv={name}={value}" for name, value in _environment().items()]
-    command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe", "--resolv-conf=off", "-D", str(root)]
+    command = [
+        "systemd-nspawn",
+        "--quiet",
+        "--register=no",
+        "--keep-unit",
+        "--pipe",
+        "--resolv-conf=off",
+        "-D",
+        str(root),
+    ]
     command += [f"--machine=fab-releases-build-{os.getpid()}", f"--user={user}", *environment, "bash", "-euc", script]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:

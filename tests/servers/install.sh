@@ -17,9 +17,12 @@ for package in "${packages[@]}"; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing+=("$package")
 done
+export DEBIAN_FRONTEND=noninteractive
+if ! compgen -G '/var/lib/apt/lists/*Release' >/dev/null; then
+    apt-get -qq update  # the image comes from this machine's own mirrors, as its lists name them
+fi
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
-export DEBIAN_FRONTEND=noninteractive
 echo "test servers: installing ${missing[*]}" >&2
 apt-get -qq update
 apt-get -qq install --yes --no-install-recommends "${missing[@]}" >/dev/null

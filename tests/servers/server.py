@@ -37,6 +37,7 @@ class Server:
         self.address = link.inside
         self.ssh_port = ssh_port
         self.folder = _running() / str(link.slot)
+        self.owner = os.getpid()
         self._layers = layers
         self._writes = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
@@ -73,16 +74,18 @@ class Server:
     ) -> subprocess.CompletedProcess[str]:
         """Run a bash command in the server's namespaces (about 10 ms; no ssh), in the home of `user`.
 
-        Raises CalledProcessError with what it wrote to stderr, TimeoutExpired after `timeout` seconds (the command is ended).
+        Raises CalledProcessError with what it wrote, TimeoutExpired after `timeout` seconds (the command is ended).
         A command that leaves a process in the background must redirect its output.
         """
         path = ROOT_PATH if user == "root" else USER_PATH
-        words = [*self._enter(), "timeout", "--kill-after=2", str(timeout), "runuser", "--shell=/bin/bash"]
-        words += [f"--command=export PATH={path}; cd ~ 2>/dev/null || cd /\n{command}", user]
+        login = f"export HOME=~{user} USER={user} LOGNAME={user} PATH={path}; cd ~ 2>/dev/null || cd /"
+        words = [*self._enter(), "timeout", "--kill-after=2", str(timeout), "runuser", f"--user={user}", "--"]
+        words += ["bash", "-c", f"{login}\n{command}"]
         data = input.encode() if isinstance(input, str) else input or b""
+        started = time.monotonic()
         done = subprocess.run(words, input=data, capture_output=True, timeout=timeout + 10)
         out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-        if done.returncode == 124:
+        if done.returncode in (124, 137, -signal.SIGKILL) and time.monotonic() - started >= timeout:
             raise subprocess.TimeoutExpired(command, timeout, out, err)
         if check and done.returncode != 0:
             error = subprocess.CalledProcessError(done.returncode, command, out, err)
@@ -104,8 +107,8 @@ class Server:
     def ssh(self, user: str = "deploy") -> list[str]:
         """The words of an ssh command that logs in as `user`, trusting this server's present key only."""
         (self.folder / "known_hosts").write_text(self.known_hosts)
-        options = (f"UserKnownHostsFile={self.folder / 'known_hosts'}", "GlobalKnownHostsFile=/dev/null")
-        options += ("StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "BatchMode=yes")
+        options = [f"UserKnownHostsFile={self.folder / 'known_hosts'}", "GlobalKnownHostsFile=/dev/null"]
+        options += ["StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "BatchMode=yes"]
         words = ["ssh", "-F", "none", "-p", str(self.ssh_port), "-i", str(client_key())]
         return [*words, *(f"-o{option}" for option in options), f"{user}@{self.address}"]
 
@@ -135,6 +138,10 @@ class Server:
     # -- on and off
 
     @property
+    def is_closed(self) -> bool:
+        return self not in _open
+
+    @property
     def is_up(self) -> bool:
         return self._nspawn is not None and self._nspawn.poll() is None
 
@@ -153,15 +160,16 @@ class Server:
         self._shut_down("poweroff")
 
     def reboot(self) -> None:
-        """Shut down in order and boot again."""
+        """Shut down in order and boot again. After a `reboot` typed inside, the server is off until `start`."""
         self._shut_down("reboot")
         self.start()
 
     def power_loss(self) -> None:
         """Everything stops at once and says nothing on the network. What was written to the disk is still there.
 
-        The link goes down first: a dying process's sockets would still tell their peers. The server's init is killed, for
-        killing systemd-nspawn would leave it running. The disk keeps unsynced writes too: they are in this machine's cache.
+        The link goes down first: a dying process's sockets would still tell their peers. It is the server's init that
+        is killed: without systemd-nspawn it would run on. Writes that were never synced survive too, in the cache of
+        this machine's kernel: to lose them takes a disk image, not a server.
         """
         network.cut(self.link)
         os.kill(self._init, signal.SIGKILL)
@@ -193,7 +201,7 @@ class Server:
 
     def close(self) -> None:
         """Stop the server and remove its processes, mounts, network and files. May be called again."""
-        if self in _open:
+        if not self.is_closed:
             _kill_all(self.link)
             if self._nspawn is not None:
                 self._nspawn.wait(STOP_SECONDS)
@@ -257,8 +265,21 @@ class Server:
         """
         groups = [str(folder / "cgroup.procs") for folder in _control_groups(self.link)]
         enter = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
-        words = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--capability=all", "--boot", "--console=pipe"]
-        words += [f"--directory={self._root}", f"--machine={self.link.name}", f"--hostname={self.name}", "--resolv-conf=off"]
+        words = [
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            "--keep-unit",
+            "--capability=all",
+            "--boot",
+            "--console=pipe",
+        ]
+        words += [
+            f"--directory={self._root}",
+            f"--machine={self.link.name}",
+            f"--hostname={self.name}",
+            "--resolv-conf=off",
+        ]
         words += [f"--network-namespace-path=/run/netns/{self.link.name}"]
         with (self.folder / "console.log").open("wb") as console:
             return subprocess.Popen(
@@ -272,7 +293,7 @@ class Server:
     def _wait_for_ssh(self) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline and self.is_up:
-            if _answers(self.address, self.ssh_port) and self._logins_allowed():
+            if answers(self.address, self.ssh_port) and self._logins_allowed():
                 return
             time.sleep(0.02)
         console = (self.folder / "console.log").read_text(errors="replace")
@@ -336,7 +357,8 @@ def clean() -> int:
 
 @atexit.register
 def close_all() -> None:
-    for server in list(_open):
+    """Close what this process booted; a child it forked has no say."""
+    for server in [server for server in _open if server.owner == os.getpid()]:
         server.close()
 
 
@@ -351,7 +373,8 @@ def _new_key(path: Path) -> None:
     do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fab-releases-test", "-f", str(path))
 
 
-def _answers(address: str, port: int) -> bool:
+def answers(address: str, port: int) -> bool:
+    """Whether an ssh server says its name there within half a second."""
     with suppress(OSError), socket.create_connection((address, port), timeout=0.5) as connection:
         return connection.recv(4) == b"SSH-"
     return False
