@@ -89,6 +89,7 @@ def release(link: Link) -> None:
             FORWARDING.write_text(FORWARDING_BEFORE.read_text())
             _try("ip", "route", "del", "blackhole", str(SUBNET))
             FORWARDING_BEFORE.unlink()
+            _try("umount", "/run/netns")  # made by the first `ip netns add`; stays while any namespace is in it
 
 
 def cut(link: Link) -> None:
