@@ -6,6 +6,7 @@ import base64
 import binascii
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -135,9 +136,19 @@ def services(stage: Stage) -> Iterator[Problem]:
 
 def runnable(stage: Stage) -> Iterator[Problem]:
     for name, one in stage.services.items():
-        if not says_what_to_run(stage, one):
+        if not is_words(one.command):
+            yield Problem(("services", name, "command"), "has a quote that is not closed")
+        elif not says_what_to_run(stage, one):
             where = "application, or [django] wsgi" if one.kind == "web" else "application"
             yield Problem(("services", name), f"does not say what to run: set {where}, or command")
+
+
+def is_words(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return True
 
 
 def says_what_to_run(stage: Stage, service: Service) -> bool:

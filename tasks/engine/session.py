@@ -139,6 +139,9 @@ class Session:
                     break
         raise HostLost(f"{self.host}: {self._why or 'no answer about the lock'}")
 
+    def unlock(self) -> None:
+        self._say("unlock")
+
     def stop(self) -> None:
         """Ends what runs there; a critical section finishes first."""
         with contextlib.suppress(OSError, EOFError):

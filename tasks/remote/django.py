@@ -13,8 +13,12 @@ def inspect(stage: Stage, release: Release) -> Script:
     asked = {
         "deploy_check": stage.django.check,
         "wsgi": stage.django.wsgi,
-        "strict": stage.django.strict,
-        "expect_engine": "" if stage.database.engine == "any" else stage.database.engine,
+        "settings": {
+            "allow_debug": not stage.django.strict,
+            "allow_suspicious_key": not stage.django.strict,
+            "allow_sqlite_in_release": not stage.django.strict,
+            "expect_engine": "" if stage.database.engine == "any" else stage.database.engine,
+        },
     }
     return script(("inspect", release.id, json.dumps(asked)))
 

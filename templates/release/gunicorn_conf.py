@@ -50,9 +50,15 @@ def _loaded_workers():
     return struct.unpack("i", fcntl.ioctl(_LOADED[0], termios.FIONREAD, b"\0" * 4))[0]
 
 
-def _notify(state):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        notifier.sendto(state.encode(), "\0" + _NOTIFY[1:] if _NOTIFY.startswith("@") else _NOTIFY)
+def _say_ready(status):
+    """To systemd, or under supervisord by a file beside the socket."""
+    if _NOTIFY:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            state = "READY=1\nSTATUS=" + status
+            notifier.sendto(state.encode(), "\0" + _NOTIFY[1:] if _NOTIFY.startswith("@") else _NOTIFY)
+    if os.environ.get("RELEASE_BIND"):
+        with open(os.environ["RELEASE_BIND"] + ".ready", "w") as file:
+            file.write(status)
 
 
 def _naming_the_release(application):
@@ -93,5 +99,5 @@ def post_worker_init(worker):
         _their_post_worker_init(worker)
     if _RELEASE and _speaks_wsgi(worker):
         worker.wsgi = _naming_the_release(worker.wsgi)
-    if _NOTIFY and _loaded_workers() == worker.cfg.workers:
-        _notify("READY=1\nSTATUS=%d workers loaded" % worker.cfg.workers)
+    if _loaded_workers() == worker.cfg.workers:
+        _say_ready("%d workers loaded" % worker.cfg.workers)

@@ -54,11 +54,13 @@ OTHER_OWNERS = """
     SELECT DISTINCT relowner::regrole::text FROM pg_class
     WHERE relkind IN ('r', 'p', 'v', 'S', 'm') AND NOT pg_has_role(relowner, 'USAGE')
     AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)' ORDER BY 1"""
+# The type of a session that is not ours is hidden from us: NULL.
 HOLDERS = """
     SELECT format('session %s of %s (%s)', pid, usename, application_name)
         FROM pg_stat_activity JOIN pg_roles holder ON holder.oid = usesysid
         JOIN pg_roles me ON me.rolname = current_user
-        WHERE datname = current_database() AND backend_type = 'client backend' AND NOT me.rolsuper
+        WHERE datname = current_database() AND coalesce(backend_type, 'client backend') = 'client backend'
+        AND NOT me.rolsuper
         AND (holder.rolsuper OR NOT (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))
     UNION ALL SELECT format('prepared transaction %s', gid)
         FROM pg_prepared_xacts WHERE database = current_database()

@@ -38,9 +38,9 @@ import json, sys
 seen = json.load(open(sys.argv[1] + "/inspect.json"))
 for name in ("known", "applied"):
     with open(f"{sys.argv[1]}/{name}.json", "w") as file:
-        json.dump(seen["migrations"][name], file)
+        json.dump(seen[name], file)
 with open(sys.argv[1] + "/unapplied", "w") as file:
-    file.write(str(len(seen["migrations"]["unapplied"])))
+    file.write(str(len(seen["migrations"])))
 PY
 }
 

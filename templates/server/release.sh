@@ -27,7 +27,8 @@ journal() { # EVENT ID PREVIOUS BY NOTE
   local file=$PRIVATE/journal.jsonl last
   # A power loss can leave half a last line: it is closed, never continued.
   if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
-  last=$(tail -n 50 "$file" 2>/dev/null | sed -n 's/^{"seq": \([0-9]*\),.*}$/\1/p' | tail -n 1)
+  [ -e "$file" ] || : >"$file"
+  last=$(tail -n 50 "$file" | sed -n 's/^{"seq": \([0-9]*\),.*}$/\1/p' | tail -n 1)
   printf '{"seq": %d, "event": "%s", "release": "%s", "previous": "%s", "at": "%s", "by": "%s", "note": "%s"}\n' \
     "$((${last:-0} + 1))" "$1" "$2" "$3" "$(date -u +%FT%TZ)" "$(json_text "$4")" "$(json_text "$5")" >>"$file"
   sync "$file"
@@ -100,21 +101,21 @@ discard() { # ID   undo of building
   sweep
 }
 
-# current -> ID, proven through the front door, or back to what it was; all or nothing, whoever is watching.
+# current -> ID, proven through the front door and recorded, or back to what it was: all or nothing, whoever is watching.
 publish() { # ID PREVIOUS LEAVES PROBE BY NOTE
-  local was=$2
-  [ "$(current_id)" = "$was" ] || { echo "current is $(current_id), not $was: somebody else changed it"; return 1; }
-  is_complete "$1" || { echo "release $1 is not complete"; return 1; }
-  sync -f "$RELEASES/$1"
-  point_current "$1"
-  if [ -n "$4" ] && ! probe "$1" "$4"; then
-    withdraw "$1" "$was" "$5" "failed its check through the front door"
-    return 1
-  fi
-  set_state "$1" live
-  journal live "$1" "$was" "$5" "$6"
-  [ -z "$was" ] || [ "$was" = "$1" ] || set_state "$was" "$3"
-  fact current "$1"
+  local id=$1 was=$2 leaves=$3 request=$4 by=$5 note=$6
+  [ "$(current_id)" = "$was" ] || die "current is $(current_id), not $was: somebody else changed it" "fab status"
+  is_complete "$id" || die "release $id is not complete" "fab deploy"
+  sync -f "$RELEASES/$id"
+  # shellcheck disable=SC2064  # the values of now
+  trap "$(printf 'withdraw %q %q %q %q' "$id" "$was" "$by" "failed its check through the front door")" EXIT
+  point_current "$id"
+  [ -z "$request" ] || probe "$id" "$request" || die "release $id is not well through the front door" "its answer is above; it was put back"
+  set_state "$id" live
+  journal live "$id" "$was" "$by" "$note"
+  trap - EXIT
+  [ -z "$was" ] || [ "$was" = "$id" ] || set_state "$was" "$leaves"
+  fact current "$id"
 }
 
 activate() { # ID PREVIOUS LEAVES PROBE BY NOTE

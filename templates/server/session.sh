@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034  # variables are read by the parts joined to this one
 # The one process on a server that a task talks to: it runs what arrives on stdin, holds the lock, and dies with the connection.
 #
-# stdin:  "run SIZE\n" + SIZE bytes of script | "lock SIZE\n" + SIZE bytes that say who | "stop\n" | "kill\n" | "end\n" | "\n" (still there)
+# stdin:  "run SIZE\n" + SIZE bytes of script | "lock SIZE\n" + SIZE bytes that say who | "unlock\n" | "stop\n" | "kill\n" | "end\n" | "\n" (still there)
 # stdout: what scripts print, and lines "\036NONCE<tab>kind<tab>..." that tell of steps, facts and exits.
 
 mark() { # KIND WORD...
@@ -127,6 +127,7 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
         fi
         ;;
       lock) take_lock "$body" ;;
+      unlock) exec 9>&- && LOCKED= ;;
       stop) if working; then kill -TERM -- "-$JOB" 2>/dev/null; fi ;;
       kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137; fi ;;
       end) break ;;

@@ -1,0 +1,240 @@
+"""From a task's flags to open sessions on the right hosts, and from a plan to its last word."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import invoke
+
+from .engine.execute import Tell, ask, execute
+from .engine.local import open_local
+from .engine.session import Session, new_nonce
+from .model.config import Host, Stage, seconds
+from .model.errors import FailedError, HostLost, LockedError, PreflightError, UsageError
+from .model.event import Event, Note, PlanFinished
+from .model.facts import HostFacts
+from .model.plan import Plan
+from .model.shell import Script
+from .remote import files, library, survey
+from .report.choose import reporters
+from .report.reporter import together
+
+CONFIG = Path("releases.toml")
+
+
+def load_stage(name: str) -> Stage:
+    from .config.load import load, stage
+
+    return stage(load(CONFIG), name)
+
+
+def chosen(stage: Stage, context: invoke.Context) -> tuple[Host, ...]:
+    """The hosts -H leaves. UsageError for one that is not of this stage."""
+    only: tuple[str, ...] = tuple(context.config.get("only", ()))
+    unknown = [name for name in only if name not in {one for host in stage.hosts for one in (host.name, host.address)}]
+    if unknown:
+        names = ", ".join(host.name for host in stage.hosts)
+        raise UsageError(f"-H {','.join(unknown)}: not a host of stage {stage.name}", f"its hosts are {names}")
+    return tuple(host for host in stage.hosts if not only or host.name in only or host.address in only)
+
+
+def who() -> str:
+    """Who acts, as journals and locks show it."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        return f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
+    if os.environ.get("GITLAB_CI") == "true":
+        return f"{os.environ.get('GITLAB_USER_LOGIN', 'somebody')} (GitLab job {os.environ.get('CI_JOB_ID', '?')})"
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+@contextmanager
+def talk(*, json: bool = False) -> Iterator[Tell]:
+    """Where events go, as flags, environment and terminal say."""
+    with together(reporters(json=json, environ=os.environ, isatty=sys.stderr.isatty())) as tell:
+        yield tell
+
+
+@dataclass
+class Scene:
+    """Open sessions on the chosen hosts of a stage, and what they said."""
+
+    stage: Stage
+    tell: Tell
+    sessions: dict[str, Session]
+    started: float
+    facts: dict[str, HostFacts] = field(default_factory=dict)
+
+    def together(self, do: Any) -> dict[str, Any]:
+        with ThreadPoolExecutor(max_workers=max(1, len(self.sessions))) as pool:
+            futures = {name: pool.submit(do, session) for name, session in self.sessions.items()}
+            return {name: future.result() for name, future in futures.items()}
+
+    def lock(self, what: str, wait: str = "") -> None:
+        """On every host, or on none. LockedError names the holder."""
+        line = f"{who()}: {what}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        patience = time.monotonic() + (seconds(wait) if wait else 0)
+        finishing = time.monotonic() + 100
+        said = False
+        while True:
+            holders = self.together(lambda session: session.lock(line))
+            busy = {host: holder for host, holder in holders.items() if holder}
+            if not busy:
+                return
+            host, holder = next(iter(busy.items()))
+            # A run whose operator is gone ends by itself, soon.
+            if time.monotonic() >= (finishing if "finishing:" in holder else patience):
+                raise LockedError(f"{host} is locked by {holder}", "wait for it, or `--wait 10m`; it is free when that run ends")
+            if not said:
+                self.tell(Note(f"waiting for {holder}", host))
+                said = True
+            for free in set(holders) - set(busy):
+                self.sessions[free].unlock()
+            time.sleep(0.3)
+
+    def say(self, what: Script) -> None:
+        """To every host, outside a plan. FailedError with the first one's reason."""
+        for host, result in self.together(lambda session: ask(session, what)).items():
+            must(result, host)
+
+    def survey(self, *more: Script) -> dict[str, dict[str, str]]:
+        """Fills `facts`. `more` is asked of the first host only, in the same breath; its facts come back."""
+        first = next(iter(self.sessions), "")
+
+        def look(session: Session) -> tuple[HostFacts, Any]:
+            said = survey.survey(self.stage)
+            if session.host == first:
+                for one in more:
+                    said += one
+            result = ask(session, said)
+            marks = [(mark.kind, *mark.words) for mark in result.marks]
+            return survey.parse(session.host, marks), result
+
+        extra = {}
+        for host, (facts, result) in self.together(look).items():
+            if not result.ok:
+                message, hint = result.error
+                raise (HostLost if result.lost else PreflightError)(
+                    f"{host}: {message}" + _last_lines(result.log), hint
+                )
+            self.facts[host] = facts
+            extra[host] = result.facts()
+        return extra
+
+    def fit(self) -> None:
+        """PreflightError with everything that stands in the way, LockedError when frozen."""
+        for host, facts in self.facts.items():
+            if facts.freeze:
+                raise LockedError(f"{host} is frozen: {facts.freeze.strip()}", "`fab unfreeze` lifts it")
+        problems = [(host, *problem) for host, facts in self.facts.items() for problem in facts.problems]
+        if problems:
+            several = len(self.facts) > 1
+            told = "\n".join(f"  {host + ': ' if several else ''}{what}\n    -> {hint}" for host, what, hint in problems)
+            raise PreflightError(f"not fit for this; nothing was touched\n{told}")
+
+    def perform(self, plan: Plan, done: str) -> int:
+        """Carries the plan out, tells the last word, returns the exit code."""
+        ending = execute(plan, self.sessions, self.tell, seconds(self.stage.build_timeout))
+        serves = {
+            host: "?" if host in ending.lost else ending.facts[host].get("current", self.facts[host].current)
+            for host in plan.hosts
+        }
+        self.finish(
+            PlanFinished(
+                plan,
+                ending.code,
+                done if ending.code == 0 else ending.message,
+                time.monotonic() - self.started,
+                ending.hint,
+                ending.facts,
+                serves,
+            )
+        )
+        return ending.code
+
+    def finish(self, event: PlanFinished) -> None:
+        self.tell(event)
+        variable = self.stage.notify.webhook_variable
+        if variable and os.environ.get(variable):
+            from .report.webhook import notify
+
+            warning = notify(os.environ[variable], event)
+            if warning:
+                self.tell(Note(warning, warning=True))
+
+
+def _last_lines(log: tuple[str, ...]) -> str:
+    lines = [line for line in log if line.strip()][-5:]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+@contextmanager
+def scene(context: invoke.Context, stage: Stage, tell: Tell) -> Iterator[Scene]:
+    """Connects to the chosen hosts, all at once; closes whatever happens."""
+    started = time.monotonic()
+    hosts = chosen(stage, context)
+    identity = next(iter(context.config.get("identity", ())), "")
+    opened: dict[str, Session] = {}
+
+    def connect(host: Host) -> None:
+        opened[host.name] = open_host(stage, host, identity)
+
+    try:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(connect, hosts))
+        yield Scene(stage, tell, {host.name: opened[host.name] for host in hosts}, started)
+    finally:
+        for session in opened.values():
+            session.close()
+
+
+def open_host(stage: Stage, host: Host, identity: str = "") -> Session:
+    nonce = new_nonce()
+    if host.transport == "local":
+        tools = Path(sys.executable).parent
+        variables = files.supervisor(stage, tools) if stage.manager == "supervisor" else {}
+        return open_local(host.name, library.opening(stage, host, nonce, variables), nonce, tools)
+    from .engine.ssh import Target, open_ssh
+
+    target = Target(host.name, host.address, host.port, host.user, host.host_key, host.identity or identity)
+    return open_ssh(target, library.opening(stage, host, nonce), nonce)
+
+
+def must(result: Any, host: str) -> Any:
+    """The result itself. FailedError with its own words when it is not ok."""
+    if not result.ok:
+        message, hint = result.error
+        raise FailedError(f"{host}: {message}" + _last_lines(result.log), hint)
+    return result
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """UsageError where nobody can answer, FailedError where the answer is no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(question, "nobody can answer here: say --yes")
+    print(f"{question}\nType yes to go on: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise FailedError("not confirmed; nothing was changed")
+
+
+def strong() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+__all__ = ["Event", "Mapping", "Scene", "chosen", "confirm", "load_stage", "must", "now", "open_host", "scene", "strong", "talk", "who"]

@@ -1,0 +1,65 @@
+"""Files that end up on servers, rendered from templates/: units, nginx, sudoers, supervisord."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model.config import Stage
+from .library import templates
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def supervisor(stage: Stage, tools: Path) -> dict[str, str]:
+    """Variables the library needs to keep services under supervisord."""
+    return {
+        "TOOLS": str(tools),
+        "SUPERVISOR_CONF": render("supervisor/supervisord.conf", stage),
+        "RELAY_PROGRAM": (templates() / "relay.py").read_text(),
+    }
+
+
+def server_files(stage: Stage) -> dict[str, str]:
+    """Absolute path -> text of everything a server needs to run this stage's releases."""
+    files = {f"/etc/systemd/system/{stage.application}.service": render("systemd/application.service", stage)}
+    for name, service in stage.services.items():
+        single = service.kind == "beat"
+        path = f"/etc/systemd/system/{stage.application}-{name}{'' if single else '@'}"
+        files[f"{path}.service"] = render(f"systemd/{service.kind}.service", stage, name=name, service=service)
+        if service.kind == "web":
+            files[f"{path}.socket"] = render("systemd/web.socket", stage, name=name, service=service)
+    files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
+    files[f"/etc/nginx/sites-available/{stage.application}"] = render("nginx/site.conf", stage)
+    return files
+
+
+def render(name: str, stage: Stage, **more: Any) -> str:
+    """StrictUndefined and no control characters: a newline in a value would be a line of a unit file, run as root."""
+    return _environment().get_template(f"{name}.j2").render(stage=stage, layout=stage.layout, **more)
+
+
+def _environment() -> Environment:
+    from jinja2 import FileSystemLoader, StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment(
+        loader=FileSystemLoader(templates()),
+        undefined=StrictUndefined,
+        finalize=_plain,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", value):
+        raise ValueError("a value for a server's file contains a control character")
+    return value
+
+
+__all__ = ["Mapping", "render", "server_files", "supervisor"]
