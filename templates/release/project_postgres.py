@@ -19,6 +19,7 @@ from project_answer import Refused, first_line, say
 SUFFIX = ".dump"
 LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table, and a rename for the database
 LONGEST_NAME = 63  # bytes of a PostgreSQL identifier
+STAMP = 20  # digits of a UTC time down to the microsecond
 MAINTENANCE = ("postgres", "template1")  # a database cannot be renamed from inside
 LOCK_SPACE = 0x66616272  # any number, the same on every host
 PARAMETERS = {
@@ -256,15 +257,15 @@ def undo(connection, kept: str) -> dict:
 
 
 def stamped(name: str, word: str) -> str:
-    ending = f"_{word}_{datetime.now(timezone.utc):%Y%m%d%H%M%S}"
+    ending = f"_{word}_{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}"
     return name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
 
 
 def drop_leftovers(control, live: str) -> None:
     """Databases of restores that were killed; nobody else can be making one while we hold the lock."""
-    ours = stamped(live, "restore")[:-14]
+    ours = stamped(live, "restore")[:-STAMP]
     for (name,) in fetch(control, "SELECT datname FROM pg_database WHERE pg_has_role(datdba, 'USAGE')"):
-        if name.startswith(ours) and len(name) == len(ours) + 14 and name[-14:].isdigit():
+        if name.startswith(ours) and len(name) == len(ours) + STAMP and name[-STAMP:].isdigit():
             drop(control, name)
 
 

@@ -109,7 +109,7 @@ def swap(live: Path, incoming: Path, word: str) -> Path:
     Nobody may be inside: leaving WAL mode needs to be the only connection and folds -wal and -shm into the file, so no
     journal of the old database can be taken for one of the new. The lock is held until the rename is done.
     """
-    outgoing = live.with_name(f"{live.name}.{word}-{datetime.now(timezone.utc):%Y%m%d%H%M%S}")
+    outgoing = live.with_name(f"{live.name}.{word}-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}")
     with closing(sqlite3.connect(live, timeout=PATIENCE, isolation_level=None)) as database:
         mode = database.execute("PRAGMA journal_mode").fetchone()[0]
         try:
