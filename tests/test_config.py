@@ -181,6 +181,7 @@ repository = "."
         ('manager = "supervisor"', 'manager: supervisor is for exactly one host, with transport = "local"'),
         ('services.b = { kind = "web" }', "services.b: is one web service too many: a stage has at most one"),
         ('services.w = { kind = "worker" }', "services.w: does not say what to run: set application, or command"),
+        ('services.web.command = "it\'s"', "services.web.command: has a quote that is not closed"),
         ('shared_dirs = [".venv/x"]', "shared_dirs[0]: .venv is each release's own"),
         ('shared_dirs = ["media", "media/a"]', "shared_dirs[1]: lies in media, which is shared already"),
         ('shared_dirs = ["media", "media"]', "shared_dirs[1]: is listed twice"),

@@ -101,6 +101,10 @@ def discover(root: Path) -> Project:
     manage = nearest(one for one in files if one.name == "manage.py" and "DJANGO_SETTINGS" in text(root / one))
     if not manage:
         raise UsageError(f"There is no manage.py in {root} or below.", "Run this in the folder of a Django project.")
+    inside = git(root, "rev-parse", "--show-prefix").rstrip("/")
+    for path in filter(None, (str(manage), inside)):
+        if not fits(path, Inside):
+            raise UsageError(f'"{path}" cannot be released.', "Rename its folders: letters, digits, and ._+@- only.")
     home = manage.parent
     near = tuple(one.relative_to(home) for one in files if one.is_relative_to(home))
     settings = settings_named(text(root / manage))
@@ -123,6 +127,8 @@ def discover(root: Path) -> Project:
         python=pinned(root, home),
         python_minimum=minimum(root, home),
         **checkout(root, origin),
+        above="/".join([".."] * len(inside.split("/"))) if inside else ".",
+        sub_directory=inside,
         environment_example=str(first(root, home, EXAMPLES) or ""),
         environment_format="decouple" if re.search(r"^\s*(from|import) decouple\b", spoken, re.MULTILINE) else "dotenv",
         static_root=place(spoken, "STATIC_ROOT"),
@@ -316,13 +322,10 @@ def checkout(root: Path, origin: str) -> dict[str, Any]:
     url = re.sub(r"^(https?://)[^/@]*@", r"\1", origin)
     head = git(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").removeprefix("origin/")
     branch = head or git(root, "branch", "--show-current")
-    inside = git(root, "rev-parse", "--show-prefix").rstrip("/")
     remote = fits(url, fields_of(Stage)["repository"]) and not url.startswith((".", "/"))
     return {
         "repository": url if remote else "",
         "branch": branch if fits(branch, Reference) else "main",
-        "sub_directory": inside if fits(inside, Inside) else "",
-        "above": "/".join([".."] * len(inside.split("/"))) if fits(inside, Inside) else ".",
     }
 
 

@@ -152,4 +152,4 @@ def sandbox(project: Project) -> dict[str, str | None]:
 
 def toml(value: object) -> str | None:
     """JSON's text, numbers and lists are TOML's as well."""
-    return None if value is None else json.dumps(value)
+    return None if value is None else json.dumps(value, ensure_ascii=False)
