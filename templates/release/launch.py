@@ -100,17 +100,15 @@ def read_dotenv(text: str, process: Dict[str, str]) -> Reading:
         if position == len(text):
             return
         line, match = line_at(text, position), DOTENV_LINE.match(text, position)
-        if text[position] == "#" or match is None:
-            if match is None and text[position] != "#":
+        value = dotenv_value(match) if match else None
+        if text[position] == "#" or match is None or value is None:
+            if text[position] != "#":
                 yield Refusal(line, "this is not NAME=value, or a quote is not closed")
             position = end_of_line(text, position)
             continue
-        position = match.end()
-        value = dotenv_value(match)
-        if value is not None:
-            value = DOTENV_REFERENCE.sub(lambda found: known.get(found[1], found[2] or ""), value)
-            known[match["key"] or match["quoted_key"]] = value
-            yield Assignment(line, match["key"] or match["quoted_key"], value)
+        key, position = match["key"] or match["quoted_key"], match.end()
+        known[key] = DOTENV_REFERENCE.sub(lambda found: known.get(found[1], found[2] or ""), value)
+        yield Assignment(line, key, known[key])
 
 
 def read_decouple(text: str) -> Reading:
