@@ -50,39 +50,32 @@ def full_disk(server: Server, path: str, *, free_kib: int = 0, free_inodes: int 
     """
     here, below = shlex.quote(path), f"/run/full-disk-{time.monotonic_ns()}"
     copy = "rsync --archive --hard-links --delete"
-    server.run(
-        f"mkdir {below} && mount --bind --make-private {here} {below}"
-    )  # private: else it would show the tmpfs too
+    # private: otherwise the folder below would show the new file system too
+    server.run(f"mkdir {below} && mount --bind --make-private {here} {below}")
     server.run(f"mount -t tmpfs -o size=90%,nr_inodes=50m tmpfs {here}")
     try:
         server.run(f"{copy} {below}/ {here}/", timeout=300)
-        used, inodes = _used(server, here)
-        limits = f"size={used + free_kib}k" + (f",nr_inodes={inodes + free_inodes}" if free_inodes is not None else "")
-        server.run(f"mount -o remount,{limits} {here}")
-        full = (
-            f"head --bytes={(free_kib + 64) * 1024} /dev/zero > {here}/.try"
-            if free_inodes is None
-            else _many(here, free_inodes)
-        )
-        _prove(server.run(full, check=False).returncode != 0, f"{path} is full")
+        attempt = _leave_room(server, here, free_kib, free_inodes)
+        _prove(server.run(attempt, check=False).returncode != 0, f"{path} is full")
         server.run(f"rm -rf {here}/.try")
         yield
     finally:
         if server.is_up:
-            server.run(
-                f"{copy} {here}/ {below}/ && umount --lazy {here} && umount --lazy {below} && rmdir {below}",
-                timeout=300,
-            )
+            server.run(f"{copy} {here}/ {below}/", timeout=300)
+            server.run(f"umount --lazy {here} && umount --lazy {below} && rmdir {below}")
 
 
-def _used(server: Server, here: str) -> tuple[int, int]:
-    """KiB and inodes in use on the file system of a folder; no limit on inodes shows as none in use."""
-    blocks = server.run(f"df --output=used -k {here} | tail -n 1").stdout
-    return int(blocks), int(server.run(f"find {here} | wc -l").stdout)
-
-
-def _many(here: str, count: int) -> str:
-    return f"mkdir {here}/.try && cd {here}/.try && touch $(seq {count + 1})"
+def _leave_room(server: Server, here: str, free_kib: int, free_inodes: int | None) -> str:
+    """Shrink a tmpfs to what it holds and this much more; the answer is a command that now has to fail."""
+    counted = server.run(f"df --output=used -k {here} | tail -n 1; find {here} | wc -l").stdout
+    used, files = map(int, counted.split())
+    limits = f"size={used + free_kib}k"
+    attempt = f"head --bytes={(free_kib + 64) * 1024} /dev/zero > {here}/.try"
+    if free_inodes is not None:
+        limits += f",nr_inodes={files + free_inodes}"
+        attempt = f"mkdir {here}/.try && cd {here}/.try && touch $(seq {free_inodes + 1})"
+    server.run(f"mount -o remount,{limits} {here}")
+    return attempt
 
 
 @dataclass(frozen=True)

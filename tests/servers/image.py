@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -69,6 +70,7 @@ def cache() -> Path:
     return folder
 
 
+@functools.lru_cache  # asking apt takes a second
 def base() -> Image:
     """Debian with PostgreSQL, Redis, nginx, sshd and uv; users `deploy` (logs in) and `app` (does not)."""
     debian = _layer("debian", [*MMDEBSTRAP, *_apt_sources(), *_apt_settings()], _build_debian)
