@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,10 @@ def test_a_sandbox_lies_beside_the_file_wherever_one_stands(folder: Path, monkey
     assert (sandbox.repository, sandbox.deploy_to) == (str(folder), f"{folder}/.sandbox")
 
 
-@pytest.mark.parametrize(("place", "says"), [(".", "would put releases among"), ("..", "would put releases among")])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [(".", "would put releases among"), ("..", "would put releases among"), ("~nobody-here/x", "without spaces or ..")],
+)
 def test_a_sandbox_never_covers_the_project(place: str, says: str) -> None:
     text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
     (line,) = wrong(text + f'repository = "."\ndeploy_to = "{place}"\n')
@@ -403,6 +407,33 @@ def answered(body: str) -> None:
     assert len(numbers) == len(says.splitlines())
     assert numbers == sorted(numbers)
     assert max(numbers, default=1) <= body.count("\n") + 1
+
+
+def headed(table: dict[str, Any], path: str = "") -> str:
+    """The same values below [headings] and [[headings]], where TOML allows that."""
+    here, later = "", ""
+    for key, one in table.items():
+        name = f"{path}.{text(key)}".lstrip(".")
+        if isinstance(one, dict):
+            later += f"[{name}] # [no]\n{headed(one, name)}"
+        elif isinstance(one, list) and one and all(isinstance(row, dict) for row in one):
+            later += "".join(f"[[ {name} ]]\n{headed(row, name)}" for row in one)
+        else:
+            here += f"{text(key)} = {toml(one)}\n"
+    return here + later
+
+
+def paths(found: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
+    items = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    return {path, *(deeper for key, one in items for deeper in paths(one, (*path, key)))}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some.dictionaries(known_keys | some.text(max_size=3), value, max_size=5))
+def test_every_key_of_every_file_has_its_line(table: dict[str, Any]) -> None:
+    inline = "".join(f"{text(key)} = {toml(one)}\n" for key, one in table.items())
+    for written in (inline, headed(table)):
+        assert set(lines(written)) == paths(tomllib.loads(written)) - {()}
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -137,6 +137,7 @@ def test_a_folder_of_a_larger_repository(tmp_path: Path) -> None:
     project, sandbox, _ = started(root)
     assert (sandbox.repository, sandbox.sub_directory) == (str(tmp_path), "apps/shop")
     assert (sandbox.deploy_to, sandbox.django.settings) == (str(root / ".sandbox"), "shop.settings")
+    assert any("run in apps/shop" in note for note in project.notes)
     assert "../../.github/workflows/deploy.yml" in files(project, "github")
 
 

@@ -38,7 +38,7 @@ def anchored_repository(repository: str, folder: Path) -> str:
 
 
 def absolute(place: str, folder: Path) -> str:
-    return os.path.normpath(folder / Path(place).expanduser())
+    return os.path.normpath(folder / os.path.expanduser(place))  # noqa: PTH111 - pathlib raises for an unknown ~user
 
 
 def is_folder(repository: str) -> bool:
@@ -59,7 +59,7 @@ def hosts(stage: Stage) -> Iterator[Problem]:
             yield Problem(("hosts", row, "name"), f'another host is called "{host.name}"')
         if host.transport == "ssh" and reached(host) in [reached(one) for one in before if one.transport == "ssh"]:
             yield Problem(("hosts", row, "address"), "another host has this address and port")
-        if host.transport == "ssh" and host.address == "localhost":
+        if host.transport == "ssh" and reached(host) == ("localhost", 22):
             yield Problem(("hosts", row), 'needs an address, or transport = "local" for this machine')
         if not host.roles:
             yield Problem(("hosts", row, "roles"), "must name at least one role")

@@ -138,7 +138,7 @@ def discover(root: Path) -> Project:
         engine=engine(spoken),
         database_url=bool(re.search(DATABASE_URL, spoken)),
         health=health(root / home, near, spoken),
-        notes=tuple(notes(root, needs, spoken)),
+        notes=tuple(notes(root, inside, needs, spoken)),
     )
 
 
@@ -335,9 +335,11 @@ def application(origin: str, root: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).lstrip("-0123456789")[:40].rstrip("-") or "app"
 
 
-def notes(root: Path, export: str | None, spoken: str) -> Iterator[str]:
+def notes(root: Path, inside: str, export: str | None, spoken: str) -> Iterator[str]:
     if not git(root, "rev-parse", "HEAD"):
         yield "Nothing is committed here yet: releases are made from commits (git init, git add, git commit)."
+    if inside:
+        yield f"A pipeline starts at the top of the checkout: let its deploy step run in {inside}."
     if export:
         yield f"Servers install requirements.txt: write it with `{export}` and commit it."
     if "filter=lfs" in text(root / ".gitattributes"):
