@@ -25,7 +25,16 @@ def _shared_venv() -> tempfile.TemporaryDirectory[str]:
     command = [uv.find_uv_bin(), "venv", "-q", "--relocatable", "--python", sys.executable, folder.name]
     subprocess.run(command, check=True)
     wanted = ["gunicorn==27.*", "celery[redis]>=5.5,<6", "python-dotenv", "python-decouple"]
-    command = [uv.find_uv_bin(), "pip", "install", "-q", "--python", f"{folder.name}/bin/python", *wanted]
+    command = [
+        uv.find_uv_bin(),
+        "pip",
+        "install",
+        "-q",
+        "--compile-bytecode",
+        "--python",
+        f"{folder.name}/bin/python",
+        *wanted,
+    ]
     subprocess.run(command, check=True)
     return folder
 

@@ -65,7 +65,8 @@ def answers_itself(app, hostname):
     reason, end = "no answer", time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
-            if app.control.ping(destination=[hostname], timeout=PING_TIMEOUT):
+            replies = app.control.ping(destination=[hostname], timeout=PING_TIMEOUT) or []
+            if any("ok" in (reply.get(hostname) or ()) for reply in replies):
                 return None
         except Exception as error:  # whatever a broker's client raises; its text may hold the broker's password
             reason = type(error).__name__
