@@ -37,9 +37,9 @@ def server_files(stage: Stage) -> dict[str, str]:
     return files
 
 
-def render(name: str, stage: Stage, **more: Any) -> str:
+def render(template: str, stage: Stage, **more: Any) -> str:
     """StrictUndefined and no control characters: a newline in a value would be a line of a unit file, run as root."""
-    return _environment().get_template(f"{name}.j2").render(stage=stage, layout=stage.layout, **more)
+    return _environment().get_template(f"{template}.j2").render(stage=stage, layout=stage.layout, **more)
 
 
 def _environment() -> Environment:
