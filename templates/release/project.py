@@ -44,7 +44,7 @@ def main() -> None:
 
 def stop(*_: object) -> None:
     """Turn SIGTERM into an exception, so that half-made dumps and databases are removed."""
-    raise Refused("Stopped by a signal.", "Nothing was switched; run it again.")
+    raise Refused("Stopped by a signal.", "What was half-made is removed; look at what is live, then run it again.")
 
 
 def run(words: list[str]) -> dict:
