@@ -8,6 +8,9 @@ from __future__ import annotations
 import invoke
 
 from . import deploy as _deploy
+from . import inside as _inside
+from . import project as _project
+from . import show as _show
 from ._fleet import take_over
 
 __version__ = "0.1.0"
@@ -15,8 +18,9 @@ __version__ = "0.1.0"
 
 def _namespace() -> invoke.Collection:
     tree = invoke.Collection()
-    for one in (_deploy.deploy, _deploy.plan, _deploy.rollback, _deploy.repair):
-        tree.add_task(one)
+    for module in (_deploy, _show, _inside, _project):
+        for name in module.TASKS:
+            tree.add_task(getattr(module, name))
     return tree
 
 

@@ -52,7 +52,9 @@ def chosen(stage: Stage, context: invoke.Context) -> tuple[Host, ...]:
 def who() -> str:
     """Who acts, as journals and locks show it."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        return f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
+        return (
+            f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
+        )
     if os.environ.get("GITLAB_CI") == "true":
         return f"{os.environ.get('GITLAB_USER_LOGIN', 'somebody')} (GitLab job {os.environ.get('CI_JOB_ID', '?')})"
     return f"{getpass.getuser()}@{socket.gethostname()}"
@@ -94,7 +96,9 @@ class Scene:
             host, holder = next(iter(busy.items()))
             # A run whose operator is gone ends by itself, soon.
             if time.monotonic() >= (finishing if "finishing:" in holder else patience):
-                raise LockedError(f"{host} is locked by {holder}", "wait for it, or `--wait 10m`; it is free when that run ends")
+                raise LockedError(
+                    f"{host} is locked by {holder}", "wait for it, or `--wait 10m`; it is free when that run ends"
+                )
             if not said:
                 self.tell(Note(f"waiting for {holder}", host))
                 said = True
@@ -107,15 +111,14 @@ class Scene:
         for host, result in self.together(lambda session: ask(session, what)).items():
             must(result, host)
 
-    def survey(self, *more: Script) -> dict[str, dict[str, str]]:
-        """Fills `facts`. `more` is asked of the first host only, in the same breath; its facts come back."""
+    def survey(self, *more: Script, all_hosts: tuple[Script, ...] = ()) -> dict[str, dict[str, str]]:
+        """Fills `facts`. `more` is asked of the first host only, `all_hosts` of each, in the same breath."""
         first = next(iter(self.sessions), "")
 
         def look(session: Session) -> tuple[HostFacts, Any]:
             said = survey.survey(self.stage)
-            if session.host == first:
-                for one in more:
-                    said += one
+            for one in (*all_hosts, *(more if session.host == first else ())):
+                said += one
             result = ask(session, said)
             marks = [(mark.kind, *mark.words) for mark in result.marks]
             return survey.parse(session.host, marks), result
@@ -139,11 +142,14 @@ class Scene:
         problems = [(host, *problem) for host, facts in self.facts.items() for problem in facts.problems]
         if problems:
             several = len(self.facts) > 1
-            told = "\n".join(f"  {host + ': ' if several else ''}{what}\n    -> {hint}" for host, what, hint in problems)
+            told = "\n".join(
+                f"  {host + ': ' if several else ''}{what}\n    -> {hint}" for host, what, hint in problems
+            )
             raise PreflightError(f"not fit for this; nothing was touched\n{told}")
 
-    def perform(self, plan: Plan, done: str) -> int:
+    def perform(self, plan: Plan, done: str, sha: str = "") -> int:
         """Carries the plan out, tells the last word, returns the exit code."""
+        before = {host: {"previous": facts.current} for host, facts in self.facts.items()}
         ending = execute(plan, self.sessions, self.tell, seconds(self.stage.build_timeout))
         serves = {
             host: "?" if host in ending.lost else ending.facts[host].get("current", self.facts[host].current)
@@ -156,7 +162,7 @@ class Scene:
                 done if ending.code == 0 else ending.message,
                 time.monotonic() - self.started,
                 ending.hint,
-                ending.facts,
+                {host: before[host] | {"sha": sha} | found for host, found in ending.facts.items()},
                 serves,
             )
         )
@@ -237,4 +243,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-__all__ = ["Event", "Mapping", "Scene", "chosen", "confirm", "load_stage", "must", "now", "open_host", "scene", "strong", "talk", "who"]
+__all__ = [
+    "Event",
+    "Mapping",
+    "Scene",
+    "chosen",
+    "confirm",
+    "load_stage",
+    "must",
+    "now",
+    "open_host",
+    "scene",
+    "strong",
+    "talk",
+    "who",
+]

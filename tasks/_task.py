@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -54,7 +55,14 @@ def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callab
     return declare
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def guarded(function: Callable[..., Any], *words: Any, **flags: Any) -> None:
+    """A CI job that is cancelled, or a closed terminal, is an interruption like Ctrl-C: undone, not torn off."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _interrupt)
     try:
         code = function(*words, **flags)
     except ReleasesError as error:
@@ -65,7 +73,7 @@ def guarded(function: Callable[..., Any], *words: Any, **flags: Any) -> None:
         fail("interrupted", "", 130)
     except BrokenPipeError:
         raise invoke.Exit(code=0) from None
-    except Exception:  # noqa: BLE001 - the last line of defence: a report instead of a traceback
+    except Exception:
         report_bug()
     else:
         if code:

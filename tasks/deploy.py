@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-from dataclasses import replace
 from typing import Any
 
 import invoke
@@ -50,7 +49,7 @@ def deploy(
         plan = deploying.plan(here, at.facts, release, who(), batch)
         if dry_run:
             return _show(plan, json=json)
-        return at.perform(plan, f"{release.id} is live{_address(here)}")
+        return at.perform(plan, f"{release.id} is live{_address(here)}", release.sha)
 
 
 @task(help={"ref": "branch, tag or commit (default: the stage's branch)"})
@@ -129,14 +128,17 @@ def _nothing_to_do(at: Scene, revision: Revision, *, dry_run: bool) -> int:
     """What is live may still be half dead: then its services are brought back."""
     told = f"{revision.ref} ({revision.short}) is live already{_address(at.stage)}; --force builds it again"
     well = all(
-        not facts.leftovers and all(state in ("active", "starting") for name, state in facts.units.items() if _of(facts, name))
+        not facts.leftovers
+        and all(state in ("active", "starting") for name, state in facts.units.items() if _of(facts, name))
         for facts in at.facts.values()
     )
     if not well and not dry_run:
         return at.perform(_repair_plan(at.stage, at), told)
     serves = {host: facts.current for host, facts in at.facts.items()}
     current = next(iter(serves.values()))
-    at.tell(PlanFinished(Plan("deploy", at.stage.name, tuple(serves), (), release=current), 0, told, 0.0, serves=serves))
+    at.tell(
+        PlanFinished(Plan("deploy", at.stage.name, tuple(serves), (), release=current), 0, told, 0.0, serves=serves)
+    )
     return 0
 
 
@@ -148,7 +150,9 @@ def _new_release(stage: Stage, at: Scene, revision: Revision) -> Release:
     taken = [one.id for facts in at.facts.values() for one in facts.releases]
     moment = now()
     id = new_id(revision.sha, moment, taken)
-    return Release(id, revision.sha, revision.ref, by=who(), at=moment.isoformat(timespec="seconds"), config=stage.fingerprint)
+    return Release(
+        id, revision.sha, revision.ref, by=who(), at=moment.isoformat(timespec="seconds"), config=stage.fingerprint
+    )
 
 
 def _database_question(
@@ -159,14 +163,18 @@ def _database_question(
     facts = at.facts[primary]
     current, target = facts.live, facts.release(id)
     if with_db:
-        confirm(f"Restore the database from before {facts.current} went live; everything written since is lost.", yes=yes)
+        confirm(
+            f"Restore the database from before {facts.current} went live; everything written since is lost.", yes=yes
+        )
         return "restore"
     if current and target and (current.migrations, current.lock) == (target.migrations, target.lock):
         return "code-only"
     if code_only:
         at.tell(Note("the database stays as it is; it may be ahead of this code", warning=True))
         return "code-only"
-    answer = must(ask(at.sessions[primary], django.reverse_plan(facts.current, id)), primary).facts().get("reverse", "{}")
+    answer = (
+        must(ask(at.sessions[primary], django.reverse_plan(facts.current, id)), primary).facts().get("reverse", "{}")
+    )
     found = json_module.loads(answer)
     ahead, stuck = found.get("plan", []), list(found.get("irreversible", {}))
     if stuck:
@@ -193,4 +201,4 @@ def _address(stage: Stage) -> str:
     return f" at https://{stage.domain}/" if stage.domain else ""
 
 
-__all__ = ["deploy", "plan", "repair", "replace", "rollback"]
+TASKS = ("deploy", "plan", "rollback", "repair")

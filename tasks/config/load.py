@@ -22,7 +22,7 @@ from .shape import Problem, at, fields_of, mismatches, stray, unfit
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-HINT = "`fab config KEY` explains a key; docs/reference/configuration.md has them all."
+HINT = "`fab explain KEY` explains a key; docs/reference/configuration.md has them all."
 
 
 @dataclass(frozen=True)

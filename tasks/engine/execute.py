@@ -137,9 +137,8 @@ class Run:
         left = {host: what for host, what in undone.items() if what}
         if left:
             told = "; ".join(f"{host}: {what}" for host, what in left.items())
-            self.ending.code = 6 if any(phase.visible for host in left for phase, _ in self.begun[host]) or any(
-                "schema" in what for what in left.values()
-            ) else self.ending.code or 1
+            seen = (phase.visible or step.lasting for host in left for phase, step in self.begun[host])
+            self.ending.code = 6 if any(seen) else self.ending.code or 1
             self.ending.message += f"\nand not all could be undone: {told}"
             self.ending.hint = self.ending.hint or "`fab status` shows what each host serves; `fab repair` tidies"
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from .session import Session, command_line
 
-LEAKS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "DJANGO_SETTINGS_MODULE", "UV_PROJECT_ENVIRONMENT", "BASH_ENV", "ENV")
+LEAKS = (
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "DJANGO_SETTINGS_MODULE",
+    "UV_PROJECT_ENVIRONMENT",
+    "BASH_ENV",
+    "ENV",
+)
 """Variables of the operator's shell that would reach into a release."""
 
 

@@ -54,7 +54,7 @@ class Result:
         """(message, hint) as the script gave them, or its exit status."""
         if self.lost:
             return self.lost, "what it did last is unknown; `fab status` looks, the next run repairs"
-        for mark in self.marks:
+        for mark in reversed(self.marks):
             if mark.kind == "error":
                 return (*mark.words, "", "")[0], (*mark.words, "", "")[1]
         return f"exit status {self.exit}", ""
@@ -99,7 +99,9 @@ class Session:
                 break
             strange.append(str(heard))
         self.close()
-        raise HostLost(f"{self.host} does not answer as a server should: {' / '.join(strange[-3:]) or self._why or 'silence'}")
+        raise HostLost(
+            f"{self.host} does not answer as a server should: {' / '.join(strange[-3:]) or self._why or 'silence'}"
+        )
 
     def run(self, script: str, hear: Hear = unheard, timeout: float = 3600) -> Result:
         """Blocks until the script's exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
@@ -120,7 +122,9 @@ class Session:
                 case None:
                     stopping += 1
                     self.stop() if stopping == 1 else self.kill()
-                    marks.append(Mark("error", (f"not done after {timeout:.0f} s", "raise build_timeout, or look what hangs")))
+                    marks.append(
+                        Mark("error", (f"not done after {timeout:.0f} s", "raise build_timeout, or look what hangs"))
+                    )
                     deadline = time.monotonic() + 20
 
     def lock(self, who: str) -> str:
@@ -168,8 +172,10 @@ class Session:
         data = body.encode()
         with self._writing:
             try:
-                self.channel.write(f"{verb} {len(data) if verb in ('run', 'lock') else ''}".strip().encode() + b"\n" + data)
-            except Exception as problem:  # noqa: BLE001 - whatever a transport raises means the same
+                self.channel.write(
+                    f"{verb} {len(data) if verb in ('run', 'lock') else ''}".strip().encode() + b"\n" + data
+                )
+            except Exception as problem:
                 self._lose(problem)
 
     def _lose(self, problem: object) -> None:
@@ -191,7 +197,7 @@ class Session:
                     self._critical = heard.words == ("on",)
                 self._heard.put(heard)
             self._lose("")
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             self._lose(problem)
 
     def _beat(self) -> None:
@@ -199,7 +205,7 @@ class Session:
             with self._writing:
                 try:
                     self.channel.write(b"\n")
-                except Exception as problem:  # noqa: BLE001
+                except Exception as problem:
                     self._lose(problem)
 
 

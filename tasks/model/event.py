@@ -95,14 +95,5 @@ class PlanFinished:
 
 
 Event = (
-    PlanStarted
-    | PhaseStarted
-    | StepStarted
-    | Said
-    | Fact
-    | StepFinished
-    | UndoStarted
-    | HostDown
-    | Note
-    | PlanFinished
+    PlanStarted | PhaseStarted | StepStarted | Said | Fact | StepFinished | UndoStarted | HostDown | Note | PlanFinished
 )

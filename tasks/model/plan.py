@@ -16,6 +16,8 @@ class Step:
     title: str
     script: Script
     undo: Script = field(default_factory=Script)
+    lasting: bool = False
+    """What it changes outlives the release (the schema): where its undo fails, a person must look."""
 
 
 @dataclass(frozen=True)

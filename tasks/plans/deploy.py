@@ -19,8 +19,8 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
     """`facts` names the hosts that take part; every one gets the same commit under the same id."""
     hosts = [host for host in stage.hosts if host.name in facts]
 
-    def everywhere(name: str, title: str, say: Say, undo: Say | None = None) -> dict[str, Step]:
-        steps = {host.name: Step(name, title, say(host), undo(host) if undo else Script()) for host in hosts}
+    def everywhere(name: str, title: str, say: Say, undo: Say | None = None, **more: bool) -> dict[str, Step]:
+        steps = {host.name: Step(name, title, say(host), undo(host) if undo else Script(), **more) for host in hosts}
         return {host: step for host, step in steps.items() if step.script}
 
     def once(steps: dict[str, Step]) -> dict[str, Step]:
@@ -42,10 +42,14 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         f"Build {id}",
         everywhere("repair", "Tidy up after earlier runs", lambda host: releases.repair(stage, was(host), who)),
         everywhere("fetch", f"Fetch {release.ref}", lambda _: source.fetch(stage, release)),
-        everywhere("checkout", f"Check out {release.sha[:7]}", lambda _: source.checkout(stage, release), _discard(release)),
+        everywhere(
+            "checkout", f"Check out {release.sha[:7]}", lambda _: source.checkout(stage, release), _discard(release)
+        ),
         everywhere("describe", "Add what runs it", lambda host: build.describe(stage, host, release)),
         everywhere("shared", "Link shared files", lambda _: build.link_shared(stage, release)),
-        everywhere("hooks", "Hooks after checkout", _hooks(release, "after_checkout", stage.hooks.after_checkout)),
+        everywhere(
+            "after-checkout", "Hooks after checkout", _hooks(release, "after_checkout", stage.hooks.after_checkout)
+        ),
         everywhere("environment", "Install packages", lambda _: build.environment(stage, release)),
         everywhere("compile", "Compile", lambda _: build.compile_code(release)),
         _static(stage, release, everywhere),
@@ -63,7 +67,11 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         "Migrate the database",
         once(
             everywhere(
-                "migrate", "Migrate", lambda _: django.migrate(stage, release), lambda _: django.unmigrate(release)
+                "migrate",
+                "Migrate",
+                lambda _: django.migrate(stage, release),
+                lambda _: django.unmigrate(release),
+                lasting=True,
             )
             if stage.django.migrate
             else {}
@@ -74,7 +82,9 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         "Check it in private",
         everywhere("health", "Ask its health", lambda host: _healthy(stage, host, id)),
         everywhere("workers", "Start its workers", lambda host: _workers(stage, host, id), stop),
-        everywhere("hooks", "Hooks before the switch", _hooks(release, "before_switch", stage.hooks.before_switch)),
+        everywhere(
+            "before-switch", "Hooks before the switch", _hooks(release, "before_switch", stage.hooks.before_switch)
+        ),
     )
     switch = phase(
         "switch",
@@ -93,8 +103,8 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         "finish",
         "Tidy up",
         everywhere("retire", "Retire the previous generation", lambda host: _retire(stage, was(host))),
-        everywhere("hooks", "Hooks after the switch", _hooks(release, "after_switch", stage.hooks.after_switch)),
         everywhere("prune", f"Keep {stage.keep_releases} releases", lambda _: releases.prune(stage)),
+        everywhere("after-switch", "Hooks after the switch", _hooks(release, "after_switch", stage.hooks.after_switch)),
         must=False,
     )
     return Plan(
@@ -134,7 +144,11 @@ def _healthy(stage: Stage, host: Host, id: str) -> Script:
 
 
 def _workers(stage: Stage, host: Host, id: str) -> Script:
-    return services.start(stage, host, id, "worker") + services.await_ready(stage, host, id, "worker")
+    return (
+        services.start(stage, host, id, "worker")
+        + services.await_ready(stage, host, id, "worker")
+        + services.queues_served(stage, host, id)
+    )
 
 
 def _switch(stage: Stage, host: Host, id: str, previous: str, who: str, **more: str) -> Script:

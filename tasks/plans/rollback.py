@@ -33,7 +33,9 @@ def target(facts: Mapping[str, HostFacts], to: str = "", steps: int = 1) -> str:
         found[host] = one
     if len(set(found.values())) > 1:
         told = ", ".join(f"{host} to {one}" for host, one in found.items())
-        raise PreflightError(f"the hosts would go back to different releases: {told}", "choose one: fab rollback --to ID")
+        raise PreflightError(
+            f"the hosts would go back to different releases: {told}", "choose one: fab rollback --to ID"
+        )
     return next(iter(found.values()))
 
 
@@ -61,11 +63,16 @@ def plan(
     hosts = [host for host in stage.hosts if host.name in facts]
     primary = stage.primary.name
     phases = (
-        Phase("prepare", f"Prepare {id}", {host.name: _prepare(stage, host, facts[host.name], id, who) for host in hosts}),
+        Phase(
+            "prepare", f"Prepare {id}", {host.name: _prepare(stage, host, facts[host.name], id, who) for host in hosts}
+        ),
         Phase(
             "database",
             "Take the database back",
-            {host.name: _database(facts[host.name].current, id, database) if host.name == primary else () for host in hosts},
+            {
+                host.name: _database(facts[host.name].current, id, database) if host.name == primary else ()
+                for host in hosts
+            },
         ),
         Phase(
             "switch",
@@ -100,9 +107,25 @@ def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tu
 
 def _database(current: str, id: str, database: Database) -> tuple[Step, ...]:
     if database == "reverse":
-        return (Step("reverse", f"Reverse the migrations {id} does not know", django.reverse(current, id)),)
+        return (
+            Step(
+                "reverse",
+                f"Reverse the migrations {id} does not know",
+                django.reverse(current, id),
+                django.migrate_again(current),
+                lasting=True,
+            ),
+        )
     if database == "restore":
-        return (Step("restore", f"Restore the database from before {current}", django.restore(current), django.unrestore(current)),)
+        return (
+            Step(
+                "restore",
+                f"Restore the database from before {current}",
+                django.restore(current),
+                django.unrestore(current),
+                lasting=True,
+            ),
+        )
     return ()
 
 

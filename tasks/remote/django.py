@@ -39,6 +39,11 @@ def reverse(current: str, target: str) -> Script:
     return script(("reverse", current, target, ""))
 
 
+def migrate_again(current: str) -> Script:
+    """Undo of reverse."""
+    return script(("migrate_again", current))
+
+
 def reverse_plan(current: str, target: str) -> Script:
     return script(("reverse", current, target, ', "plan_only": true'))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..model.config import Host, Stage, seconds
+from ..model.config import Host, Service, Stage, seconds
 from ..model.shell import Call, Script, script
 
 
@@ -29,9 +29,18 @@ def await_ready(stage: Stage, host: Host, id: str, *kinds: str) -> Script:
         service = stage.services[name]
         settle = 0 if service.notify else math.ceil(seconds(service.settle))
         calls.append(("await", id, name, math.ceil(seconds(stage.health.deadline)), settle))
-        if service.kind == "worker" and service.notify and not service.command:
-            calls.append(("queues_served", name, id))
     return Script(tuple(calls))
+
+
+def queues_served(stage: Stage, host: Host, id: str) -> Script:
+    """Celery workers say which queues they take from and which they could send to."""
+    celery = [name for name in names(stage, host, "worker") if _is_celery(stage.services[name])]
+    alone = "alone" if len(stage.with_role("worker")) == 1 else ""
+    return script(("queues_served", id, alone, *celery)) if celery else Script()
+
+
+def _is_celery(service: Service) -> bool:
+    return not service.command or service.command.split()[0].endswith("celery")
 
 
 def stop(stage: Stage, host: Host, id: str) -> Script:

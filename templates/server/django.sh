@@ -73,6 +73,10 @@ reverse() { # ID_THAT_KNOWS ID_TO_GO_BACK_TO MORE_JSON   (MORE: ', "plan_only": 
   project "$RELEASES/$1" reverse "{\"to\": $(cat "$RELEASES/$2/.release/known.json")$3}" || refuse "the migrations cannot be reversed"
 }
 
+migrate_again() { # ID   undo of reverse
+  project "$RELEASES/$1" migrate '{}' || refuse "the schema stays behind the code that is served now"
+}
+
 restore() { # ID   whose restore point
   local dir=$RELEASES/$1
   project "$dir" restore "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||

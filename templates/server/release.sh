@@ -166,14 +166,14 @@ repair() { # PROBE BY
   fi
   case $(state_of "${current:-none}") in
     ready | retired | bad) # died between the switch and its record
-      services_started "$current"
+      (services_started "$current") || true
       if probe "$current" "$1"; then
         set_state "$current" live
         journal live "$current" "$(last_good "$current")" "$2" "finished after an interruption"
         warn "release $current had gone live when the last run was interrupted: recorded"
       else
         back=$(last_good "$current")
-        [ -z "$back" ] || services_started "$back"
+        [ -z "$back" ] || (services_started "$back") || true
         withdraw "$current" "$back" "$2" "not well after an interruption"
         warn "release $current was left live but is not well: put back ${back:-nothing}"
         current=$back
@@ -189,7 +189,10 @@ repair() { # PROBE BY
       *) warn "release $id was never live: removed"; remove_release "$id" ;;
     esac
   done
-  [ -z "$current" ] || services_started "$current"
+  if [ -n "$current" ]; then
+    # What is live may be unable to start (its database is down): that must not stand in the way of the next release.
+    (services_started "$current") || warn "not everything of the live release $current runs: fab logs"
+  fi
   stop_strays "$current"
   rm -rf "$RELEASES"/.gc-* 2>/dev/null || true
 }

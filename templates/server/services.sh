@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2046  # names of services have no spaces
 # Services of a release, whatever keeps them running: each release has its own, and the rename of `current` chooses.
 # A manager is a set of functions: MANAGER_{start,stop,state,told,log,ids,prepare}.
 
@@ -75,13 +76,18 @@ hand_over() { # the one beat follows `current`
   for service in $(services_of beat); do "${MANAGER}_restart" "$service"; done
 }
 
-retire() { # KEEP_WARM_ID   stops every generation that is neither live nor the warm one
+retire() { # KEEP_WARM_ID   stops every generation that is not live; of the warm one, everything but web
   local id current
   current=$(current_id)
   for id in $(running_ids); do
-    if [ "$id" = "$current" ] || [ "$id" = "$1" ]; then continue; fi
-    # shellcheck disable=SC2046
-    stop_generation "$id" $(services_of web) $(services_of worker)
+    if [ "$id" = "$current" ]; then continue; fi
+    if [ "$id" = "$1" ]; then
+      : >"$RELEASES/$id/.release/warm"
+      stop_generation "$id" $(services_of worker)
+    else
+      rm -f "$RELEASES/$id/.release/warm"
+      stop_generation "$id" $(services_of web) $(services_of worker)
+    fi
   done
 }
 
@@ -89,7 +95,6 @@ stop_strays() { # CURRENT   what an interrupted run started and never switched t
   local id
   for id in $(running_ids); do
     if [ "$id" = "$1" ] || [ -e "$RELEASES/$id/.release/warm" ]; then continue; fi
-    # shellcheck disable=SC2046
     stop_generation "$id" $(services_of web) $(services_of worker)
   done
 }
@@ -116,7 +121,6 @@ services_started() { # ID   starts what of it does not run
 stop_all() {
   local id
   for id in $(running_ids); do
-    # shellcheck disable=SC2046
     stop_generation "$id" $(services_of web) $(services_of worker)
   done
   "${MANAGER}_shutdown"
@@ -139,15 +143,22 @@ healthy() { # ID REQUEST_JSON
   }
 }
 
-# Every queue that this release can send to must be consumed by somebody.
-queues_served() { # SERVICE ID
-  local told queue consumed routed
-  told=$("${MANAGER}_told" "$1" "$2")
-  consumed=,$(sed -n 's/.*queues=\([^ ]*\).*/\1/p' <<<"$told"),
-  routed=$(sed -n 's/.*routed=\([^ ]*\).*/\1/p' <<<"$told")
-  for queue in ${routed//,/ }; do
-    case $consumed in *",$queue,"*) ;; *) fact unconsumed "$queue" ;; esac
+# Every queue that this release can send to must be consumed by somebody, or its tasks wait for ever.
+queues_served() { # ID ALONE SERVICE...   ALONE: no other host has workers, so that a missing consumer is certain
+  local id=$1 alone=$2 service told consumed=, routed='' queue missing=''
+  shift 2
+  for service in "$@"; do
+    told=$("${MANAGER}_told" "$service" "$id")
+    consumed+=$(sed -n 's/.*queues=\([^ ]*\).*/\1/p' <<<"$told"),
+    routed+=,$(sed -n 's/.*routed=\([^ ]*\).*/\1/p' <<<"$told")
   done
+  for queue in ${routed//,/ }; do
+    case $consumed in *",$queue,"*) ;; *) missing+=" $queue" ;; esac
+  done
+  if [ -z "$missing" ]; then return; fi
+  fact unconsumed "${missing# }"
+  [ -z "$alone" ] || die "tasks are sent to a queue that no worker consumes:$missing" "add it to queues of a worker in releases.toml"
+  warn "no worker on this host consumes:$missing"
 }
 
 # The same migrations as the live release and the same packages: no schema to wait for, both generations may work.

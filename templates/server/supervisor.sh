@@ -79,7 +79,7 @@ supervisor_state() { # SERVICE ID   ready is what the program itself says, by it
 }
 
 # The sandbox has no operator to write its variables: a first set with a secret of its own, never overwritten.
-seed_environment() { # FILE TEXT
+seed_file() { # FILE TEXT
   mkdir -p "$(dirname "$SHARED/$1")"
   [ -e "$SHARED/$1" ] || (umask 077 && printf '%s' "$2" >"$SHARED/$1")
 }

@@ -1,0 +1,65 @@
+"""`fab init`, `fab config`, `fab files`: the project's own folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import invoke
+
+from ._scene import load_stage
+from ._task import task
+from .model.errors import UsageError
+
+
+@task(help={"ci": "also write a workflow: github or gitlab"})
+def init(context: invoke.Context, ci: str = "") -> None:
+    """Look at the Django project in this folder and write its releases.toml and fabfile."""
+    from .config.discover import discover
+    from .config.write import files, write
+
+    if ci not in ("", "github", "gitlab"):
+        raise UsageError(f"--ci {ci}: it is github or gitlab")
+    found = discover(Path())
+    written, kept = write(Path(), files(found, ci))  # type: ignore[arg-type]
+    for path in written:
+        print(f"written  {path}")
+    for path in kept:
+        print(f"kept     {path} (it was there already)")
+    for note in found.notes:
+        print(f"note     {note}", file=sys.stderr)
+    print("\nNext: read releases.toml, then `fab deploy` puts it live on this machine (stage sandbox).")
+
+
+@task(help={"key": "as health.path"}, positional=["key"])
+def explain(context: invoke.Context, key: str) -> None:
+    """Explain a key of releases.toml."""
+    from .config import reference
+
+    print(reference.explain(key))
+
+
+@task()
+def config(context: invoke.Context, stage: str = "") -> None:
+    """Show a stage as it will be used, with every default filled in."""
+    print(json.dumps(asdict(load_stage(stage)), indent=2, default=str))
+
+
+@task(help={"to": "folder to write them into"})
+def files(context: invoke.Context, to: str, stage: str = "") -> None:
+    """Write the files a server needs for this stage: units, sudoers, nginx."""
+    from .remote.files import server_files
+
+    here = load_stage(stage)
+    if here.manager != "systemd":
+        raise UsageError(f"stage {here.name} needs no files on a server", "choose one with --stage")
+    for path, text in server_files(here).items():
+        place = Path(to) / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        print(place)
+
+
+TASKS = ("init", "config", "explain", "files")

@@ -1,0 +1,38 @@
+"""What an operator asks for between deploys."""
+
+from __future__ import annotations
+
+from ..model.config import Stage
+from ..model.errors import UsageError
+from ..model.shell import Script, script
+from . import release
+
+
+def logs(service: str, lines: int, *, follow: bool) -> Script:
+    return script(("logs", service, lines, "follow" if follow else ""))
+
+
+def freeze(message: str) -> Script:
+    return script(("freeze", message))
+
+
+def unfreeze() -> Script:
+    return script(("unfreeze",))
+
+
+def maintenance(state: str, message: str) -> Script:
+    """The message becomes text of a small page, never markup."""
+    if state not in ("on", "off"):
+        raise UsageError(f"maintenance {state}: it is on or off", "fab maintenance on")
+    text = message.replace("&", "&amp;").replace("<", "&lt;")
+    return script(
+        ("maintenance", state, f"<!doctype html><meta charset=utf-8><title>Maintenance</title><p>{text}</p>\n")
+    )
+
+
+def pin(id: str, *, on: bool) -> Script:
+    return script(("pin", id, "on" if on else "off"))
+
+
+def cleanup(stage: Stage, who: str) -> Script:
+    return script(("prepare_folders",)) + release.prune(stage) + script(("collect_garbage",))

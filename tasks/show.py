@@ -1,0 +1,204 @@
+"""`fab status`, `releases`, `history`, `check`, `logs`: what is so, without logging in anywhere."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from typing import Any
+
+import invoke
+
+from ._scene import Scene, load_stage, must, now, scene, strong, talk, who
+from ._task import task
+from .engine.session import Mark
+from .model.event import Note
+from .model.release import valid_id
+from .model.shell import Script, script
+from .remote import operate, source, survey
+
+
+@task()
+def status(context: invoke.Context, stage: str = "", json: bool = False) -> None:
+    """What every host serves, what runs, who holds the lock, and what differs."""
+    from .report import tables
+
+    with _quiet(context, stage) as at:
+        at.survey()
+        facts = tuple(at.facts.values())
+        _print(tables.status_json(facts) if json else tables.status(facts, now(), strong()))
+
+
+@task(help={"pin": "never tidy away this release", "unpin": "let this release be tidied away again"})
+def releases(context: invoke.Context, stage: str = "", pin: str = "", unpin: str = "", json: bool = False) -> None:
+    """The releases kept on each host, and which may be rolled back to."""
+    from .report import tables
+
+    with _quiet(context, stage) as at:
+        if pin or unpin:
+            at.lock("pin a release")
+            at.say(operate.pin(valid_id(pin or unpin), on=bool(pin)))
+        at.survey(all_hosts=(survey.sizes(),))
+        facts = tuple(at.facts.values())
+        _print(tables.releases_json(facts) if json else tables.releases(facts, now(), strong()))
+
+
+@task(help={"limit": "how many entries"})
+def history(context: invoke.Context, stage: str = "", limit: int = 20, json: bool = False) -> None:
+    """Who put what live when, who went back, and why."""
+    from .report import tables
+
+    with _quiet(context, stage) as at:
+        at.survey()
+        facts = tuple(at.facts.values())
+        _print(tables.history_json(facts, limit) if json else tables.history(facts, now(), limit, strong()))
+
+
+@task(help={"ref": "branch, tag or commit that should be reachable (default: the stage's branch)"})
+def check(context: invoke.Context, stage: str = "", ref: str = "") -> int:
+    """Whether a deploy could start now; each finding says what to do."""
+    with _quiet(context, stage) as at:
+        at.survey(all_hosts=(source.resolve(at.stage, ref or at.stage.branch),))
+        bad = 0
+        for host, facts in at.facts.items():
+            found = [f"{what}\n      -> {hint}" for what, hint in facts.problems]
+            found += [f"locked by {facts.lock}\n      -> wait, or deploy with --wait 10m"] if facts.lock else []
+            found += [f"frozen: {facts.freeze}\n      -> fab unfreeze"] if facts.freeze else []
+            found += [
+                f"left behind by an interrupted run: {one}\n      -> fab repair, or just deploy"
+                for one in facts.leftovers
+            ]
+            bad += len(found)
+            print(
+                f"{host}  connected, {_room(facts.disk_free)} free, Python {facts.more.get('python', '?')}, "
+                f"serves {facts.current or 'nothing'}, can fetch {facts.more.get('revision', '?')[:7]}"
+            )
+            for one in found:
+                print(f"    {one}")
+        print("ready to deploy" if not bad else f"{bad} finding(s)")
+        return 4 if bad else 0
+
+
+@task(
+    help={
+        "service": "web, worker, beat or nginx (default: all)",
+        "lines": "how many lines to begin with",
+        "follow": "go on until Ctrl-C",
+    }
+)
+def logs(context: invoke.Context, stage: str = "", service: str = "", lines: int = 50, follow: bool = False) -> None:
+    """What the services of the live release say, from every host."""
+    with _quiet(context, stage) as at:
+        several = len(at.sessions) > 1
+
+        def show(session: Any) -> Any:
+            tag = f"{session.host}  " if several else ""
+
+            def hear(heard: Mark | str) -> None:
+                if isinstance(heard, str):
+                    print(f"{tag}{heard}", flush=True)
+
+            text = operate.logs(service, lines, follow=follow).text()
+            return session.run(text, hear, timeout=10**7 if follow else 60)
+
+        try:
+            for host, result in at.together(show).items():
+                must(result, host)
+        except KeyboardInterrupt:
+            for session in at.sessions.values():
+                session.stop()
+
+
+@task(help={"message": "why, shown to whoever tries"})
+def freeze(context: invoke.Context, message: str, stage: str = "") -> None:
+    """Refuse deploys and rollbacks until `fab unfreeze`, with a message."""
+    _mutate(context, stage, "freeze", operate.freeze(f"{message} ({who()}, {now():%Y-%m-%d %H:%M} UTC)"), "frozen")
+
+
+@task()
+def unfreeze(context: invoke.Context, stage: str = "") -> None:
+    """Allow deploys and rollbacks again."""
+    _mutate(context, stage, "unfreeze", operate.unfreeze(), "not frozen any more")
+
+
+@task(help={"state": "on or off", "message": "what visitors read"}, positional=["state"])
+def maintenance(
+    context: invoke.Context, state: str, stage: str = "", message: str = "We will be back in a moment."
+) -> None:
+    """Show visitors a maintenance page (on), or the application again (off)."""
+    _mutate(context, stage, f"maintenance {state}", operate.maintenance(state, message), f"maintenance is {state}")
+
+
+@task()
+def cleanup(context: invoke.Context, stage: str = "") -> None:
+    """Remove what no release needs: old releases, leftovers, old static files, loose git objects."""
+    here = load_stage(stage)
+    _mutate(context, stage, "cleanup", operate.cleanup(here, who()), "tidy")
+
+
+@task()
+def stop(context: invoke.Context, stage: str = "", yes: bool = False) -> None:
+    """Stop every service of the application; `fab start` or a deploy brings it back."""
+    from ._scene import confirm
+
+    here = load_stage(stage)
+    if here.manager == "systemd":
+        confirm(f"Stop {here.application} on stage {here.name}? Visitors will see an error page.", yes=yes)
+    _mutate(context, stage, "stop", script(("stop_all",)), "stopped")
+
+
+@task()
+def start(context: invoke.Context, stage: str = "") -> None:
+    """Start the services of the live release."""
+    _mutate(context, stage, "start", script(("start_all",)), "started")
+
+
+class _quiet:
+    """A scene whose events are few: notes go to stderr."""
+
+    def __init__(self, context: invoke.Context, stage: str) -> None:
+        self.context, self.stage = context, load_stage(stage)
+
+    def __enter__(self) -> Scene:
+        self.talk = talk()
+        self.scene = scene(self.context, self.stage, self.talk.__enter__())
+        return self.scene.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.scene.__exit__(*error)
+        self.talk.__exit__(*error)
+
+
+def _mutate(context: invoke.Context, stage: str, what: str, said: Script, done: str) -> None:
+    with _quiet(context, stage) as at:
+        at.lock(what)
+        at.say(said)
+        at.tell(Note(f"{at.stage.name}: {done}"))
+
+
+def _print(what: Any) -> None:
+    if isinstance(what, str):
+        print(what.rstrip("\n"))
+    else:
+        json_module.dump(what, sys.stdout)
+        print()
+
+
+def _room(count: int) -> str:
+    from .report.words import size
+
+    return size(count) if count >= 0 else "?"
+
+
+TASKS = (
+    "status",
+    "releases",
+    "history",
+    "check",
+    "logs",
+    "freeze",
+    "unfreeze",
+    "maintenance",
+    "cleanup",
+    "stop",
+    "start",
+)
