@@ -103,6 +103,7 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         "finish",
         "Tidy up",
         everywhere("retire", "Retire the previous generation", lambda host: _retire(stage, was(host))),
+        everywhere("beat-well", "See beat running", lambda host: services.await_beat(stage, host)),
         everywhere("prune", f"Keep {stage.keep_releases} releases", lambda _: releases.prune(stage)),
         everywhere("after-switch", "Hooks after the switch", _hooks(release, "after_switch", stage.hooks.after_switch)),
         must=False,

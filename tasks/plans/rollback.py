@@ -84,7 +84,7 @@ def plan(
         Phase(
             "finish",
             "Tidy up",
-            {host.name: (Step("retire", "Retire the newer generation", services.retire()),) for host in hosts},
+            {host.name: _finish(stage, host) for host in hosts},
             must=False,
         ),
     )
@@ -103,6 +103,12 @@ def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tu
         ),
         Step("health", "Ask its health", asked),
     )
+
+
+def _finish(stage: Stage, host: Host) -> tuple[Step, ...]:
+    beat = services.await_beat(stage, host)
+    retire = Step("retire", "Retire the newer generation", services.retire())
+    return (retire, Step("beat-well", "See beat running", beat)) if beat else (retire,)
 
 
 def _database(current: str, id: str, database: Database) -> tuple[Step, ...]:

@@ -35,7 +35,7 @@ def _request(stage: Stage, id: str, where: dict[str, str], deadline: float) -> s
         "successes": health.successes,
         "deadline": deadline,
         "timeout": seconds(health.timeout),
-        "interval": 0.1,
+        "interval": 0.05,
     }
     if named != address and "socket" not in where:
         asked["connect"] = address if ":" in address else f"{address}:{443 if scheme == 'https' else 80}"

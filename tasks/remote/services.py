@@ -52,5 +52,10 @@ def hand_over() -> Script:
     return script(("hand_over",))
 
 
+def await_beat(stage: Stage, host: Host) -> Script:
+    wanted = names(stage, host, "beat")
+    return Script(tuple(("await_beat", name) for name in wanted))
+
+
 def retire(warm: str = "") -> Script:
     return script(("retire", warm))

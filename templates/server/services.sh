@@ -76,6 +76,12 @@ hand_over() { # the one beat follows `current`
   for service in $(services_of beat); do "${MANAGER}_restart" "$service"; done
 }
 
+await_beat() { # SERVICE   it was only asked to restart
+  local id=''
+  [ "$MANAGER" = systemd ] || id=$(current_id)
+  await "$id" "$1" 30 0
+}
+
 retire() { # KEEP_WARM_ID   stops every generation that is not live; of the warm one, everything but web
   local id current
   current=$(current_id)

@@ -13,11 +13,11 @@ systemd_prepare() { :; }
 
 systemd_start() { systemctl_as_root start --no-block "$(unit "$1" "$2")"; }
 
-systemd_restart() { systemctl_as_root restart "$(unit "$1" '')"; }
+systemd_restart() { systemctl_as_root restart --no-block "$(unit "$1" '')"; }
 
 systemd_stop() { # SERVICE ID
   if [ "$(kind_of "$1")" = web ]; then
-    systemctl_as_root stop "$(unit "$1" "$2")" "$APPLICATION-$1@$2.socket"
+    systemctl_as_root stop --no-block "$(unit "$1" "$2")" "$APPLICATION-$1@$2.socket"
   else
     systemctl_as_root stop --no-block "$(unit "$1" "$2")"
   fi
