@@ -35,7 +35,9 @@ await() { # ID SERVICE SECONDS SETTLE
         since=${since:-$EPOCHSECONDS}
         if ((EPOCHSECONDS - since >= settle)); then break; fi
         ;;
-      draining) break ;; # its own last generation still finishes; the start is queued behind it
+      draining) # its own last generation still finishes, the start is queued behind it; tasks in hand may take an hour
+        if [ "$(kind_of "$service")" = worker ]; then break; fi
+        ;;
       failed | restarting | gone)
         "${MANAGER}_log" "$service" "$id"
         die "$service of release $id does not start" "its last lines are above; nothing was switched"
