@@ -154,6 +154,8 @@ class Run:
                 listener = Listener(self, phase, host, (back,), undo=True)
                 result = session.run(script_for((back,)), listener, timeout=600)
                 listener.over(result)
+                with self._guard:
+                    self.ending.facts[host].update(result.facts())
                 if not result.ok:
                     left.append(f"{step.name}: {result.error[0]}")
         return "; ".join(left)

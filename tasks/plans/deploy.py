@@ -93,9 +93,10 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
             "switch",
             "Switch and prove it",
             lambda host: _switch(stage, host, id, was(host), who),
-            lambda host: releases.put_back(id, was(host), who, "bad"),
+            # beat after it: undone on its own, it would start from the release that is about to go
+            lambda host: releases.put_back(id, was(host), who, "bad") + _beat(stage, host),
         ),
-        everywhere("beat", "Hand over beat", lambda host: _beat(stage, host), lambda host: _beat(stage, host)),
+        everywhere("beat", "Hand over beat", lambda host: _beat(stage, host)),
         batch=batch or stage.batch,
         visible=True,
     )

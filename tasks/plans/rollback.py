@@ -142,6 +142,6 @@ def _switch(stage: Stage, host: Host, current: str, id: str, who: str, database:
         said = releases.activate_unasked(id, current, who, leaves="bad", note=f"rollback, {database}")
     beat = services.hand_over() if services.names(stage, host, "beat") else Script()
     return (
-        Step("switch", "Switch and prove it", said, releases.put_back(id, current, who, "retired")),
-        Step("beat", "Hand over beat", beat, beat),
+        Step("switch", "Switch and prove it", said, releases.put_back(id, current, who, "retired") + beat),
+        Step("beat", "Hand over beat", beat),
     )

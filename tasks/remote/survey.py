@@ -42,7 +42,7 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
             case ("leftover", what):
                 leftovers.append(what)
             case ("size", id, kilobytes):
-                facts[f"size {id}"] = kilobytes
+                facts[f"size {id}"] = str(int(kilobytes) * 1024)
     known = {"current", "lock", "freeze", "disk_free", "inodes_free", "maintenance"}
     return HostFacts(
         host=host,

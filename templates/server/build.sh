@@ -46,8 +46,8 @@ python_for() { # UV VERSION DIR   an interpreter that both releases.toml and the
   fi
   if [ -f "$3/pyproject.toml" ]; then asked=$(sed -n 's/^requires-python *= *["'\'']\(.*\)["'\''].*/\1/p' "$3/pyproject.toml" | head -n 1); fi
   wanted=$asked${asked:+${2:+,}}${2:+==$2.*}
-  UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=system "$1" python find --no-project --no-config "${wanted:->=3.9}" 2>/dev/null ||
-    die "no Python on this server is $wanted${asked:+, and this revision asks for $asked}" \
+  UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=system "$1" python find --no-project --no-config "${wanted:->=3.9}" ||
+    die "uv finds no Python ${wanted:->=3.9} on this server${asked:+, and this revision asks for $asked}" \
       "install one there (apt-get install python3.x python3.x-venv) or change [python] version in releases.toml"
 }
 
