@@ -81,6 +81,7 @@ class Session:
     _heard: queue.Queue[Heard] = field(default_factory=queue.Queue)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
+    _runs: int = 0
     _critical: bool = False
     _why: str = ""
 
@@ -105,6 +106,7 @@ class Session:
 
     def run(self, script: str, hear: Hear = unheard, timeout: float = 3600) -> Result:
         """Blocks until the script's exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
+        self._runs += 1
         self._say("run", script)
         marks: list[Mark] = []
         log: list[str] = []
@@ -112,6 +114,8 @@ class Session:
         while True:
             heard = self._next(max(0.05, deadline - time.monotonic()))
             match heard:
+                case Mark("exit", (_, number)) if number != str(self._runs):
+                    continue  # of a run that was killed and had ended at the same moment
                 case Mark("exit", (status, *_)):
                     return Result(int(status), tuple(marks), tuple(log))
                 case Mark() | str():

@@ -37,13 +37,15 @@ work() { # SCRIPT   the outer shell outlives a stop, to report it
     set -euo pipefail
     eval "$1"
   )
-  mark exit "$?"
+  mark exit "$?" "$RUNS"
 }
 
 # What must not be left half done: a lost connection or a stop does not reach it. It must be short and bounded.
+# The script around it waits for its end before it obeys: an undo must never meet what it undoes.
 critical() { # FUNCTION WORD...
-  local status
+  local status stopped=
   mark critical on
+  trap 'stopped=143' TERM INT HUP
   set +e
   (
     set -e
@@ -52,8 +54,10 @@ critical() { # FUNCTION WORD...
   ) >"$PRIVATE/critical.log" 2>&1
   status=$?
   set -e
+  trap - TERM INT HUP
   cat "$PRIVATE/critical.log" || true
   mark critical off
+  [ -z "$stopped" ] || exit "$stopped"
   return "$status"
 }
 
@@ -82,6 +86,11 @@ existing_parent() {
 
 lock_is_ours() { [ -z "$LOCKED" ] || [ /proc/self/fd/9 -ef "$PRIVATE/lock" ]; }
 
+has_bytes() { # SIZE TEXT
+  local LC_ALL=C
+  [ "${#2}" = "$1" ]
+}
+
 working() { [ -n "$JOB" ] && kill -0 "$JOB" 2>/dev/null; }
 
 leave() {
@@ -103,8 +112,8 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
   local lease=$6 verb size body
   SERVICES=("${@:8}")
   PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
-  LOCKED='' JOB='' STEP=''
-  exec 3>&1
+  LOCKED='' JOB='' STEP='' RUNS=0
+  exec 3>&1 2>/dev/null # bash's own words about jobs are nobody's output
   umask 022
   trap : PIPE
   set -m # each script gets a process group of its own, so that a stop reaches all of it
@@ -114,22 +123,24 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
     case $size in '' | *[!0-9]*) ;; *)
       body=$(head -c "$size"; printf .)
       body=${body%.}
+      has_bytes "$size" "$body" || break # half a script is never run
       ;;
     esac
     case $verb in
       run)
+        RUNS=$((RUNS + 1))
         if lock_is_ours; then
           work "$body" </dev/null >&3 2>&1 &
           JOB=$!
         else
           mark error "the lock file was removed while this run held it" "look who did; then run it again"
-          mark exit 76
+          mark exit 76 "$RUNS"
         fi
         ;;
       lock) take_lock "$body" ;;
       unlock) exec 9>&- && LOCKED= ;;
       stop) if working; then kill -TERM -- "-$JOB" 2>/dev/null; fi ;;
-      kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137; fi ;;
+      kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137 "$RUNS"; fi ;;
       end) break ;;
     esac
   done
