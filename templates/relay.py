@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -67,16 +68,28 @@ async def serve(client: asyncio.StreamReader, visitor: asyncio.StreamWriter) -> 
             release[1].close()
 
 
-async def main(port: int) -> None:
+async def leave_with(folder: str) -> None:
+    """Whoever deletes or moves the sandbox is rid of its processes: without its folder, supervisord is asked to end."""
+    try:
+        while Path(folder).samefile("."):
+            await asyncio.sleep(1)
+    except FileNotFoundError:
+        pass
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+async def main(port: int, folder: str) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=1024)
     async with server:
+        if os.environ.get("SUPERVISOR_ENABLED"):
+            await leave_with(folder)
         await server.serve_forever()
 
 
 if __name__ == "__main__":
     os.chdir(sys.argv[2])
     try:
-        asyncio.run(main(int(sys.argv[1])))
+        asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
     except OSError as error:
         sys.exit(f"Cannot listen on 127.0.0.1:{sys.argv[1]}: {error.strerror}.")
     except KeyboardInterrupt:

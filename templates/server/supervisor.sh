@@ -3,21 +3,22 @@
 
 supervisor_ctl() { "$TOOLS/supervisorctl" -c "$PRIVATE/supervisor/supervisord.conf" "$@"; }
 
-supervisor_prepare() {
-  local dir=$PRIVATE/supervisor
-  mkdir -p "$dir/programs" "$dir/logs"
+supervisor_folder() {
   mkdir -m 700 "$RUN" 2>/dev/null || { [ -O "$RUN" ] && [ ! -L "$RUN" ]; } || die "$RUN belongs to somebody else" "remove it, or deploy to another folder"
-  if supervisor_runs; then return; fi
-  if ! python3 -IS -c 'import socket, sys
-s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("127.0.0.1", int(sys.argv[1])))' "$PORT" 2>/dev/null; then
-    die "port $PORT on 127.0.0.1 is taken" "stop what listens there, or choose another: port in [stages.sandbox] of releases.toml, or FAB_RELEASES_PORT=8001 fab deploy"
-  fi
+}
+
+supervisor_prepare() {
+  local dir=$PRIVATE/supervisor tries
+  mkdir -p "$dir/programs" "$dir/logs"
+  supervisor_folder
+  if supervisor_runs && supervisor_is_as_configured; then return; fi
+  supervisor_port_is_free || supervisor_runs_here || die "port $PORT on 127.0.0.1 is taken" "$(supervisor_other_port)"
+  supervisor_shutdown
+  supervisor_folder
   printf '%s' "$SUPERVISOR_CONF" >"$dir/supervisord.conf"
   printf '%s' "$RELAY_PROGRAM" >"$dir/relay.py"
-  rm -f "$RUN"/*.sock* "$dir/programs/"*.conf
+  rm -f "$dir/programs/"*.conf
   (exec 9>&- 3>&- </dev/null >"$dir/logs/start.log" 2>&1; cd / && setsid "$TOOLS/supervisord" -c "$dir/supervisord.conf")
-  local tries
   for ((tries = 0; tries < 100; tries++)); do
     if supervisor_runs; then return; fi
     sleep 0.05
@@ -28,7 +29,53 @@ s.bind(("127.0.0.1", int(sys.argv[1])))' "$PORT" 2>/dev/null; then
 
 supervisor_runs() {
   local pid
-  pid=$(cat "$RUN/supervisord.pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && [ -S "$RUN/supervisor.sock" ]
+  pid=$(cat "$RUN/supervisord.pid" 2>/dev/null) && grep -qs supervisord "/proc/$pid/cmdline" && [ -S "$RUN/supervisor.sock" ]
+}
+
+# Another port, another version of us, or a folder that was deleted under it: then it is started again.
+supervisor_is_as_configured() {
+  local dir=$PRIVATE/supervisor
+  printf '%s' "$SUPERVISOR_CONF" | cmp -s - "$dir/supervisord.conf" && printf '%s' "$RELAY_PROGRAM" | cmp -s - "$dir/relay.py"
+}
+
+supervisor_port_is_free() {
+  python3 -IS -c 'import socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", int(sys.argv[1])))' "$PORT" 2>/dev/null
+}
+
+supervisor_relay() { # "PID FOLDER" of the sandbox, whosever it is, that listens at our port
+  local file words
+  for file in /proc/[0-9]*/cmdline; do
+    words=()
+    mapfile -d '' -t words 2>/dev/null <"$file" || continue
+    if [ "${#words[@]}" = 5 ] && [[ ${words[2]} == */.releases/supervisor/relay.py ]] && [ "${words[3]}" = "$PORT" ]; then
+      file=${file#/proc/}
+      printf '%s %s' "${file%/*}" "${words[4]}"
+      return
+    fi
+  done 2>/dev/null
+}
+
+supervisor_runs_here() { [[ $(supervisor_relay) == *" $DEPLOY_TO" ]]; }
+
+supervisor_other_port() { printf 'stop what listens there, or choose another port in [stages.sandbox] of releases.toml'; }
+
+supervisor_fitness() {
+  local pid folder
+  if supervisor_runs; then
+    if supervisor_is_as_configured; then return; fi
+    mark unit relay outdated ''
+  fi
+  if supervisor_port_is_free || supervisor_runs_here; then return; fi
+  read -r pid folder < <(supervisor_relay; echo) || true
+  if [ -z "$folder" ]; then
+    mark problem "port $PORT on 127.0.0.1 is taken" "$(supervisor_other_port)"
+  elif [ -d "$folder" ]; then
+    mark problem "port $PORT on 127.0.0.1 is taken by the sandbox in $folder" "\`fab stop\` there, or choose another port in [stages.sandbox] of releases.toml"
+  else
+    mark problem "port $PORT on 127.0.0.1 is taken by the sandbox of $folder, which is gone" "kill $(ps -o ppid= -p "$pid" 2>/dev/null | tr -d ' ') ends it"
+  fi
 }
 
 supervisor_start() { # SERVICE ID
@@ -99,13 +146,26 @@ supervisor_ids() {
   done
 }
 
+# By its process id: its files may be gone. What it left when it was killed goes as well.
 supervisor_shutdown() {
-  supervisor_runs || return 0
-  supervisor_ctl shutdown >/dev/null
-  local tries
-  for ((tries = 0; tries < 400; tries++)); do
-    [ -S "$RUN/supervisor.sock" ] || break
+  local pid file tries
+  if supervisor_runs; then
+    pid=$(cat "$RUN/supervisord.pid")
+    kill "$pid"
+    for ((tries = 0; tries < 1200; tries++)); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.05
+    done
+  fi
+  for file in /proc/[0-9]*/environ; do
+    if [ -O "$file" ] && grep -qsxz "SUPERVISOR_SERVER_URL=unix://$RUN/supervisor.sock" "$file"; then
+      file=${file#/proc/}
+      kill "${file%/*}" 2>/dev/null || true
+    fi
+  done
+  for ((tries = 0; tries < 100; tries++)); do
+    if ! supervisor_runs_here; then break; fi
     sleep 0.05
   done
-  rm -f "$RUN"/*.sock*
+  rm -rf "${RUN:?}"
 }

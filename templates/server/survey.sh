@@ -58,6 +58,7 @@ survey_fitness() { # BASE MINIMUM_MB FILES...
       mark problem "$(id -un) may not read $SHARED/$path" "chgrp $(id -gn) and chmod 640 it"
     fi
   done
+  if [ "$MANAGER" = supervisor ]; then supervisor_fitness; fi
   fact python "$(python3 -IS -c 'import platform; print(platform.python_version())' 2>/dev/null)"
   fact cores "$(nproc)"
 }
