@@ -189,7 +189,7 @@ static_files() { # ID STATIC_ROOT ALWAYS
     cp -al "$donor/$2" "$dir/$2"
     fact static unchanged
   else
-    project "$dir" collectstatic '{}'
+    project "$dir" collectstatic '{}' || refuse "static files could not be collected"
     fact static collected
   fi
 }

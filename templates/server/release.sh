@@ -110,7 +110,7 @@ publish() { # ID PREVIOUS LEAVES PROBE BY NOTE
   # shellcheck disable=SC2064  # the values of now
   trap "$(printf 'withdraw %q %q %q %q' "$id" "$was" "$by" "failed its check through the front door")" EXIT
   point_current "$id"
-  [ -z "$request" ] || probe "$id" "$request" || die "release $id is not well through the front door" "its answer is above; it was put back"
+  [ -z "$request" ] || probe "$id" "$request" || die "release $id is not well through the front door${PROBED:+: $PROBED}" "fab logs --service nginx, and fab logs"
   set_state "$id" live
   journal live "$id" "$was" "$by" "$note"
   trap - EXIT

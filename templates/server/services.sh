@@ -139,6 +139,7 @@ probe() { # ID REQUEST_JSON
   local said status=0
   said=$(python3 -IS "$RELEASES/$1/.release/probe.py" "$2") || status=$?
   fact probe "$said"
+  PROBED=$(sed -n 's/.*"detail": "\(.*\)".*/\1/p' <<<"$said")
   [ "$status" = 0 ] || printf 'not well: %s\n' "$said"
   return "$status"
 }
@@ -147,7 +148,7 @@ healthy() { # ID REQUEST_JSON
   probe "$1" "$2" || {
     local service
     for service in $(services_of web); do "${MANAGER}_log" "$service" "$1"; done
-    die "release $1 is not well on its private socket" "users never saw it; the answer and its last lines are above"
+    die "release $1 is not well on its private socket${PROBED:+: $PROBED}" "users never saw it; the last lines of its services are above"
   }
 }
 
