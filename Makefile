@@ -5,7 +5,10 @@ PYTEST_ARGUMENTS ?=
 MAKEFLAGS += --no-print-directory
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
 SYNCED := .venv/.synced
+RUNS := .venv/.runs
+comma := ,
 SCRIPTS = $$(git ls-files '*.sh' .ci/run)
+SYNC = UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet --no-install-project
 say = { echo "make: $(1)" >&2; exit 1; }
 
 .PHONY: help
@@ -13,8 +16,13 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: $(SYNCED) ## Release the bundled application on this machine
+demo: $(RUNS) ## Release the bundled application on this machine
 	@.venv/bin/fab deploy --stage sandbox
+	@printf '%s\n' '' 'Next, here in this folder:' \
+		'  .venv/bin/fab status      what is live' \
+		'  .venv/bin/fab deploy      the next release, once you have committed a change in examples/pos' \
+		'  .venv/bin/fab rollback    back to the release before' \
+		'  .venv/bin/fab stop        end its processes; rm -rf .sandbox removes every trace'
 
 .PHONY: test
 test: $(SYNCED) ## Run every test; as root on Debian also those on real servers
@@ -46,11 +54,18 @@ docs: $(SYNCED) ## Write the generated pages of docs/ again
 clean: ## Remove .venv and the caches (the sandbox and its data stay)
 	@rm -rf .venv .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist
 
-$(SYNCED): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
+$(SYNCED): $(RUNS)
+	@$(SYNC)
+	@touch $@
+
+# What a user runs, without what its authors test it with.
+$(RUNS): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
 	@$(call python_is_new_enough)
+	@$(call folder_is_ours)
 	@echo "make: installing what uv.lock lists into .venv" >&2
-	@UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet --no-install-project \
-		--python "$$("$(PYTHON)" -c 'import sys; print(sys.executable)')"
+	@$(call python); grep -qs '^relocatable = true' .venv/pyvenv.cfg || \
+		UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --no-config --clear --relocatable --python "$$python" .venv
+	@$(call python); $(SYNC) --no-dev --inexact --python "$$python"
 	@touch $@
 
 .cache/uv/bin/uv:
@@ -59,6 +74,15 @@ $(SYNCED): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
 		virtual environment: install its venv module (Debian and Ubuntu: apt-get install python3-venv) or uv.)
 	@"$(PYTHON)" -m venv --clear .cache/uv
 	@.cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+define python
+python=$$("$(PYTHON)" -c 'import sys; print(sys.executable)')
+endef
+
+define folder_is_ours
+test -w . && { ! test -e .venv || test -w .venv; } || $(call say,$$(id -un) may not write here$(comma) or not in \
+	.venv: was make run by somebody else? chown -R the folder$(comma) or clone it again.)
+endef
 
 define python_is_new_enough
 "$(PYTHON)" -c '' 2>/dev/null || $(call say,there is no $(PYTHON): install Python 3.11 or newer.); \

@@ -17,7 +17,7 @@ from .model.plan import Phase, Plan, Step
 from .model.release import Release, Revision, new_id, valid_id, valid_ref
 from .plans import deploy as deploying
 from .plans import rollback as rolling_back
-from .remote import django, sandbox, source
+from .remote import django, operate, sandbox, source
 from .remote import release as releases
 
 
@@ -43,6 +43,8 @@ def deploy(
         found = at.survey(source.resolve(here, wanted))
         revision = Revision(wanted, next(one["revision"] for one in found.values() if "revision" in one))
         at.fit()
+        if any(one.get("uncommitted", "0") != "0" for one in found.values()):
+            at.tell(Note("changes that are not committed are not part of it", warning=True))
         if not force and _already_live(here, at, revision):
             return _nothing_to_do(at, revision, dry_run=dry_run)
         release = _new_release(here, at, revision)
@@ -108,9 +110,9 @@ def repair(context: invoke.Context, stage: str = "", wait: str = "", json: bool 
         return at.perform(_repair_plan(here, at), "every host is whole")
 
 
-def _repair_plan(stage: Stage, at: Scene) -> Plan:
+def _repair_plan(stage: Stage, at: Scene, *more: Step) -> Plan:
     steps = {
-        host: (Step("repair", "Tidy up after earlier runs", releases.repair(stage, facts.current, who())),)
+        host: (Step("repair", "Tidy up after earlier runs", releases.repair(stage, facts.current, who())), *more)
         for host, facts in at.facts.items()
     }
     return Plan("repair", stage.name, tuple(at.facts), (Phase("repair", "Repair", steps),))
@@ -118,9 +120,13 @@ def _repair_plan(stage: Stage, at: Scene) -> Plan:
 
 def _already_live(stage: Stage, at: Scene, revision: Revision) -> bool:
     live = [facts.live for facts in at.facts.values()]
-    return len({one.id for one in live if one}) == 1 and all(
-        one is not None and one.sha == revision.sha and one.state == "live" and one.config == stage.fingerprint
-        for one in live
+    return (
+        len({one.id for one in live if one}) == 1
+        and all(
+            one is not None and one.sha == revision.sha and one.state == "live" and one.config == stage.fingerprint
+            for one in live
+        )
+        and not any("moved" in facts.more for facts in at.facts.values())
     )
 
 
@@ -133,7 +139,7 @@ def _nothing_to_do(at: Scene, revision: Revision, *, dry_run: bool) -> int:
         for facts in at.facts.values()
     )
     if not well and not dry_run:
-        return at.perform(_repair_plan(at.stage, at), told)
+        return at.perform(_repair_plan(at.stage, at, Step("start", "Start what does not run", operate.start())), told)
     serves = {host: facts.current for host, facts in at.facts.items()}
     current = next(iter(serves.values()))
     at.tell(

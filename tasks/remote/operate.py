@@ -12,6 +12,11 @@ def logs(service: str, lines: int, *, follow: bool) -> Script:
     return script(("logs", service, lines, "follow" if follow else ""))
 
 
+def start() -> Script:
+    """What is live and does not run; fails with the last lines of what will not."""
+    return script(("start_all",))
+
+
 def freeze(message: str) -> Script:
     return script(("freeze", message))
 

@@ -27,6 +27,8 @@ resolve() { # URL REF   -> fact revision
   }
   if [ "$ref" = HEAD ]; then
     sha=$(awk '$2 == "HEAD" {print $1}' <<<"$lines")
+    # A checkout on this machine: what is not committed is not deployed, which surprises whoever just saved a file.
+    if [ -d "$url" ]; then fact uncommitted "$(git -C "$url" status --porcelain --untracked-files=no 2>/dev/null | wc -l)"; fi
   else
     heads=$(awk -v r="refs/heads/$ref" '$2 == r {print $1}' <<<"$lines")
     tags=$(awk -v r="refs/tags/$ref" -v p="refs/tags/$ref^{}" '$2 == p {peeled = $1} $2 == r {plain = $1} END {print peeled ? peeled : plain}' <<<"$lines")

@@ -21,6 +21,9 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   if [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"; fi
   if [ -e "$PRIVATE/freeze" ]; then fact freeze "$(tr '\n\t' '  ' <"$PRIVATE/freeze")"; fi
   if [ -e "$PRIVATE/maintenance" ]; then fact maintenance on; fi
+  if [ -f "$RELEASES/$current/.release/services.json" ] && ! grep -qF "\"root\": \"$RELEASES/$current\"" "$RELEASES/$current/.release/services.json"; then
+    fact moved yes # the folder has another name than when this was built
+  fi
   survey_services "$current"
   survey_fitness "$base" "$minimum" "$@"
 }
