@@ -70,6 +70,7 @@ $(RUNS): uv.lock pyproject.toml | $(filter .cache/%,$(UV))
 
 .cache/uv/bin/uv:
 	@$(call python_is_new_enough)
+	@$(call folder_is_ours)
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(call say,$(PYTHON) cannot make a \
 		virtual environment: install its venv module (Debian and Ubuntu: apt-get install python3-venv) or uv.)
 	@"$(PYTHON)" -m venv --clear .cache/uv

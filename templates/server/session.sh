@@ -32,7 +32,7 @@ end() {
 }
 
 work() { # SCRIPT   the outer shell outlives a stop, to report it
-  trap : TERM INT HUP PIPE
+  trap : TERM INT HUP PIPE # until here they are ignored: see `session`
   (
     set -euo pipefail
     eval "$1"
@@ -66,6 +66,10 @@ take_lock() { # WHO
     mark lock failed "cannot create $PRIVATE: $(id -un) may not write in $(existing_parent "$PRIVATE")"
     return
   }
+  if [ -e "$PRIVATE/lock" ] && [ ! -w "$PRIVATE/lock" ]; then
+    mark lock failed "$PRIVATE belongs to $(stat -c %U "$PRIVATE/lock"), and $(id -un) may not write in it"
+    return
+  fi
   # Children inherit descriptor 9: the lock is held exactly as long as anything of this run lives.
   exec 9>>"$PRIVATE/lock"
   if flock -n 9; then
@@ -93,11 +97,17 @@ has_bytes() { # SIZE TEXT
 
 working() { [ -n "$JOB" ] && kill -0 "$JOB" 2>/dev/null; }
 
+stop_job() { # twice: it may have been too young to hear the first
+  kill -TERM -- "-$JOB"
+  sleep 0.2
+  kill -TERM -- "-$JOB"
+}
+
 leave() {
   local tries
   if working; then
     [ -z "$LOCKED" ] || printf 'finishing: its operator is gone\n' >>"$PRIVATE/lock"
-    kill -TERM -- "-$JOB" 2>/dev/null
+    stop_job
     for ((tries = 0; tries < 900; tries++)); do
       working || break
       sleep 0.1
@@ -130,8 +140,11 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
       run)
         RUNS=$((RUNS + 1))
         if lock_is_ours; then
+          trap '' TERM INT HUP PIPE # a stop must not end it before it can report
           work "$body" </dev/null >&3 2>&1 &
           JOB=$!
+          trap - TERM INT HUP
+          trap : PIPE
         else
           mark error "the lock file was removed while this run held it" "look who did; then run it again"
           mark exit 76 "$RUNS"
@@ -139,7 +152,7 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
         ;;
       lock) take_lock "$body" ;;
       unlock) exec 9>&- && LOCKED= ;;
-      stop) if working; then kill -TERM -- "-$JOB" 2>/dev/null; fi ;;
+      stop) if working; then stop_job; fi ;;
       kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137 "$RUNS"; fi ;;
       end) break ;;
     esac

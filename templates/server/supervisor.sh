@@ -62,7 +62,12 @@ supervisor_runs_here() { [[ $(supervisor_relay) == *" $DEPLOY_TO" ]]; }
 supervisor_other_port() { printf 'stop what listens there, or choose another port in [stages.sandbox] of releases.toml'; }
 
 supervisor_fitness() {
-  local pid folder
+  local pid folder owner
+  owner=$(stat -c %U "$DEPLOY_TO" 2>/dev/null || id -un)
+  if [ "$owner" != "$(id -un)" ]; then
+    mark problem "$DEPLOY_TO belongs to $owner, and you are $(id -un)" "run this as $owner, or delete the folder"
+    return
+  fi
   if supervisor_runs; then
     if supervisor_is_as_configured; then return; fi
     mark unit relay outdated ''
