@@ -9,7 +9,7 @@ from pathlib import Path
 
 import invoke
 
-from ._scene import load_stage
+from ._scene import chosen, load_stage
 from ._task import task
 from .model.errors import UsageError
 
@@ -49,17 +49,20 @@ def config(context: invoke.Context, stage: str = "") -> None:
 
 @task(help={"to": "folder to write them into"})
 def files(context: invoke.Context, to: str, stage: str = "") -> None:
-    """Write the files a server needs for this stage: units, sudoers, nginx."""
+    """Write the files a server needs for this stage: units, sudoers, nginx; a folder per host where there are several."""
     from .remote.files import server_files
 
     here = load_stage(stage)
     if here.manager != "systemd":
         raise UsageError(f"stage {here.name} needs no files on a server", "choose one with --stage")
-    for path, text in server_files(here).items():
-        place = Path(to) / path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        print(place)
+    hosts = chosen(here, context)
+    for host in hosts:
+        folder = Path(to) / host.name if len(hosts) > 1 else Path(to)
+        for path, text in server_files(here, host).items():
+            place = folder / path.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+            print(place)
 
 
 TASKS = ("init", "config", "explain", "files")

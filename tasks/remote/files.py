@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.config import Stage
+from ..model.config import Host, Stage
 from .library import templates
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ def supervisor(stage: Stage, tools: Path) -> dict[str, str]:
     }
 
 
-def server_files(stage: Stage) -> dict[str, str]:
-    """Absolute path -> text of everything a server needs to run this stage's releases."""
-    files = {f"/etc/systemd/system/{stage.application}.service": render("systemd/application.service", stage)}
+def server_files(stage: Stage, host: Host) -> dict[str, str]:
+    """Absolute path -> text of everything this host needs to run the stage's releases.
+
+    What starts at boot is what its roles say: a second beat would send everything twice.
+    """
+    at_boot = render("systemd/application.service", stage, services=stage.services_on(host))
+    files = {f"/etc/systemd/system/{stage.application}.service": at_boot}
     for name, service in stage.services.items():
         single = service.kind == "beat"
         path = f"/etc/systemd/system/{stage.application}-{name}{'' if single else '@'}"

@@ -141,8 +141,8 @@ class Shop:
     def install(self) -> None:
         """Units, nginx and sudoers of the configuration as it stands, on every server."""
         here = stage(load(self.folder / "releases.toml"))
-        for server in self.servers:
-            for path, text in server_files(here).items():
+        for server, host in zip(self.servers, here.hosts, strict=True):
+            for path, text in server_files(here, host).items():
                 server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
             server.run(
                 "visudo -cqf /etc/sudoers.d/pos && systemctl daemon-reload && systemctl enable -q pos.service && "
