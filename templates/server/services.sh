@@ -58,7 +58,18 @@ stop_generation() { # ID SERVICE...
   shift
   for service in "$@"; do
     if [ "$(kind_of "$service")" = web ]; then queue_empty "$RUN/$id.sock"; fi
-    "${MANAGER}_stop" "$service" "$id"
+    "${MANAGER}_stop" "$service" "$id" || {
+      [ -z "$(kind_of "$service")" ] || return 1
+      warn "$service of release $id is not in releases.toml any more and could not be stopped"
+    }
+  done
+}
+
+# What of a generation runs, also what this host or releases.toml no longer has: it would run old code for ever.
+services_running() { # ID
+  local service
+  for service in $("${MANAGER}_services" "$1"); do
+    [ "$(kind_of "$service")" = beat ] || printf '%s\n' "$service"
   done
 }
 
@@ -94,7 +105,7 @@ retire() { # KEEP_WARM_ID   stops every generation that is not live; of the warm
       stop_generation "$id" $(services_of worker)
     else
       rm -f "$RELEASES/$id/.release/warm"
-      stop_generation "$id" $(services_of web) $(services_of worker)
+      stop_generation "$id" $(services_running "$id")
     fi
   done
 }
@@ -103,7 +114,7 @@ stop_strays() { # CURRENT   what an interrupted run started and never switched t
   local id
   for id in $(running_ids); do
     if [ "$id" = "$1" ] || [ -e "$RELEASES/$id/.release/warm" ]; then continue; fi
-    stop_generation "$id" $(services_of web) $(services_of worker)
+    stop_generation "$id" $(services_running "$id")
   done
 }
 
@@ -129,7 +140,7 @@ services_started() { # ID   starts what of it does not run
 stop_all() {
   local id
   for id in $(running_ids); do
-    stop_generation "$id" $(services_of web) $(services_of worker)
+    stop_generation "$id" $(services_running "$id")
   done
   "${MANAGER}_shutdown"
 }

@@ -140,6 +140,15 @@ supervisor_told() { :; }
 
 supervisor_log() { tail -n 25 "$PRIVATE/supervisor/logs/$1-$2.log" 2>/dev/null || true; }
 
+supervisor_services() { # ID
+  local path
+  for path in "$PRIVATE/supervisor/programs/"*"-$1.conf"; do
+    [ -f "$path" ] || continue
+    path=${path##*/}
+    printf '%s\n' "${path%"-$1.conf"}"
+  done
+}
+
 supervisor_ids() {
   local path
   supervisor_runs || return 0

@@ -16,7 +16,9 @@ systemd_start() { systemctl_as_root start --no-block "$(unit "$1" "$2")"; }
 systemd_restart() { systemctl_as_root restart --no-block "$(unit "$1" '')"; }
 
 systemd_stop() { # SERVICE ID
-  if [ "$(kind_of "$1")" = web ]; then
+  local kind
+  kind=$(kind_of "$1")
+  if [ "$kind" = web ] || { [ -z "$kind" ] && systemctl is-active --quiet "$APPLICATION-$1@$2.socket"; }; then
     systemctl_as_root stop --no-block "$(unit "$1" "$2")" "$APPLICATION-$1@$2.socket"
   else
     systemctl_as_root stop --no-block "$(unit "$1" "$2")"
@@ -46,6 +48,11 @@ systemd_log() { journalctl --no-pager --quiet --output=cat --lines=25 --unit "$(
 systemd_ids() {
   systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating "$APPLICATION-*@*.service" "$APPLICATION-*@*.socket" |
     sed -n 's/^[^ ]*@\([0-9a-f-]*\)\.[a-z]* .*/\1/p'
+}
+
+systemd_services() { # ID
+  systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
+    "$APPLICATION-*@$1.service" "$APPLICATION-*@$1.socket" | sed -n "s/^$APPLICATION-\([^ @]*\)@.*/\1/p" | sort -u
 }
 
 systemd_shutdown() { systemctl_as_root stop "$APPLICATION.service"; }
