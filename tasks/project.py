@@ -49,7 +49,7 @@ def config(context: invoke.Context, stage: str = "") -> None:
 
 @task(help={"to": "folder to write them into"})
 def files(context: invoke.Context, to: str, stage: str = "") -> None:
-    """Write the files a server needs for this stage: units, sudoers, nginx; a folder per host where there are several."""
+    """Write the files a server needs for this stage: units, sudoers, nginx (a folder per host for several)."""
     from .remote.files import server_files
 
     here = load_stage(stage)

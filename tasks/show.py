@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from contextlib import suppress
 from typing import Any
 
 import invoke
 
 from ._scene import Scene, load_stage, must, now, scene, strong, talk, who
 from ._task import task
+from .engine.execute import Interrupted, together
 from .engine.session import Mark
 from .model.event import Note
 from .model.release import valid_id
@@ -90,8 +92,9 @@ def logs(context: invoke.Context, stage: str = "", service: str = "", lines: int
     with _quiet(context, stage) as at:
         several = len(at.sessions) > 1
 
-        def show(session: Any) -> Any:
-            tag = f"{session.host}  " if several else ""
+        def show(host: str) -> Any:
+            session = at.sessions[host]
+            tag = f"{host}  " if several else ""
 
             def hear(heard: Mark | str) -> None:
                 if isinstance(heard, str):
@@ -100,12 +103,13 @@ def logs(context: invoke.Context, stage: str = "", service: str = "", lines: int
             text = operate.logs(service, lines, follow=follow).text()
             return session.run(text, hear, timeout=10**7 if follow else 60)
 
-        try:
-            for host, result in at.together(show).items():
-                must(result, host)
-        except KeyboardInterrupt:
+        def stop() -> None:
             for session in at.sessions.values():
                 session.stop()
+
+        with suppress(Interrupted):  # Ctrl-C is how following ends
+            for host, result in together(show, tuple(at.sessions), stop).items():
+                must(result, host)
 
 
 @task(help={"message": "why, shown to whoever tries"})

@@ -34,12 +34,25 @@ class Target:
     identity: str = ""
 
 
+class UnknownHostKey(paramiko.SSHException):
+    def __init__(self, key: paramiko.PKey) -> None:
+        super().__init__("the host key is not known")
+        self.key = key
+
+
+class Reject(paramiko.MissingHostKeyPolicy):
+    """As paramiko's own, and keeps the key for the message: people compare its fingerprint."""
+
+    def missing_host_key(self, client: object, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        raise UnknownHostKey(key)
+
+
 class Connection(fabric.Connection):
     """Fabric's own accepts any host key, even a changed one (fabric#1804, #2071)."""
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(*words, **options)
-        self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        self.client.set_missing_host_key_policy(Reject())
 
 
 def connect(target: Target, known_hosts: Path | None = None) -> Connection:
@@ -55,29 +68,22 @@ def connect(target: Target, known_hosts: Path | None = None) -> Connection:
         forward_agent=False,
         connect_kwargs=options,
     )
-    _trust(connection, target, known_hosts or Path("~/.ssh/known_hosts").expanduser())
+    revoked = _trust(connection, target, known_hosts or Path("~/.ssh/known_hosts").expanduser())
     try:
         connection.open()
-    except paramiko.BadHostKeyException as problem:
-        raise HostLost(
-            f"{target.name}: the host key of {connection.host} is not the one known ({_fingerprint(problem.key)} now)",
-            "if the server was rebuilt, check its key on its console, then change host_key or known_hosts; otherwise stop",
-        ) from None
+    except (paramiko.BadHostKeyException, UnknownHostKey) as problem:
+        raise HostLost(*_stranger(problem, target, connection, revoked)) from None
     except paramiko.AuthenticationException as problem:
         raise HostLost(
             f"{target.name}: {target.user} is not let in at {connection.host}:{connection.port} ({problem})",
             f"try: ssh -p {connection.port} {target.user}@{connection.host} true",
         ) from None
     except paramiko.SSHException as problem:
-        unknown = "not found in known_hosts" in str(problem)
-        hint = f"compare its key on its console, then: ssh -p {connection.port} {target.user}@{connection.host}, or set host_key"
-        raise HostLost(
-            f"{target.name}: " + (f"the host key of {connection.host} is not known" if unknown else f"SSH: {problem}"),
-            hint if unknown else "",
-        ) from None
+        raise HostLost(f"{target.name}: SSH: {problem}") from None
     except (OSError, EOFError, ValueError, KeyError) as problem:
+        where = f"{connection.host}:{connection.port}"
         raise HostLost(
-            f"{target.name}: no connection to {connection.host}:{connection.port} ({problem or type(problem).__name__})",
+            f"{target.name}: no connection to {where} ({problem or type(problem).__name__})",
             "is the address right, the server up, the port open?",
         ) from None
     _stay_awake(connection.transport)
@@ -121,35 +127,62 @@ def _stay_awake(transport: paramiko.Transport) -> None:
         transport.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_AFTER_MS)
 
 
-def _trust(connection: Connection, target: Target, known_hosts: Path) -> None:
+def _stranger(
+    problem: paramiko.BadHostKeyException | UnknownHostKey, target: Target, connection: Connection, revoked: set[str]
+) -> tuple[str, str]:
+    """(what is wrong with the key a server showed, what to do)."""
+    key, told = problem.key, f"{target.name}: the host key of {connection.host}"
+    if key.get_base64() in revoked:
+        return f"{told} is revoked ({_fingerprint(key)})", "do not go on: somebody may have that server's old key"
+    if isinstance(problem, UnknownHostKey):
+        return (
+            f"{told} is not known ({_fingerprint(key)})",
+            "compare it on the server's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set "
+            f"host_key in releases.toml, or: ssh -p {connection.port} {target.user}@{connection.host}",
+        )
+    return (
+        f"{told} is not the one known ({_fingerprint(key)} now)",
+        "if the server was rebuilt, compare it on its console, then change host_key or known_hosts; otherwise stop",
+    )
+
+
+def _trust(connection: Connection, target: Target, known_hosts: Path) -> set[str]:
+    """Tells the connection which keys are good; the answer is those that never are, for whatever host."""
     port = connection.port or 22
     name = connection.host if port == 22 else f"[{connection.host}]:{port}"
     keys = connection.client.get_host_keys()
+    entries = [entry for path in (known_hosts, Path("/etc/ssh/ssh_known_hosts")) for entry in _entries(path)]
+    revoked = {entry.key.get_base64() for marker, entry in entries if marker == "@revoked"}
+    good = [(one, entry.key) for marker, entry in entries if not marker for one in entry.hostnames]
     if target.host_key:
         kind, _, text = target.host_key.partition(" ")
-        keys.add(name, kind, _key(target, kind, text))
-        return
-    for path in (known_hosts, Path("/etc/ssh/ssh_known_hosts")):
-        for entry in _entries(path):
-            for one in entry.hostnames:
-                keys.add(one, entry.key.get_name(), entry.key)
+        good = [(name, _key(target, kind, text))]
+    for one, key in good:
+        if key.get_base64() not in revoked:
+            keys.add(one, key.get_name(), key)
+    return revoked
 
 
-def _entries(path: Path) -> list[HostKeyEntry]:
-    """The lines paramiko understands: one it does not (a certificate authority) must not lock everybody out."""
+def _entries(path: Path) -> list[tuple[str, HostKeyEntry]]:
+    """(marker, line) of what paramiko understands: a line it does not must not lock everybody out.
+
+    Certificate authorities are left out: paramiko does not check certificates.
+    """
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
-        if line.strip() and not line.lstrip().startswith(("#", "@")):
-            try:
-                entry = HostKeyEntry.from_line(line)
-            except (InvalidHostKey, ValueError, binascii.Error):
-                continue
-            if entry is not None:
-                found.append(entry)
+        marker, rest = line.split(maxsplit=1) if line.startswith("@") and " " in line else ("", line)
+        if not rest.strip() or rest.lstrip().startswith("#") or marker not in ("", "@revoked"):
+            continue
+        try:
+            entry = HostKeyEntry.from_line(rest)
+        except (InvalidHostKey, ValueError, binascii.Error):
+            continue
+        if entry is not None:
+            found.append((marker, entry))
     return found
 
 
