@@ -30,17 +30,32 @@ refuse() { # WHAT   with the reason the application gave
 }
 
 inspect() { # ID JSON
-  local dir=$RELEASES/$1
+  local dir=$RELEASES/$1 line
   project "$dir" inspect "$2" || refuse "the release was refused"
   printf '%s' "$ANSWER" >"$dir/.release/inspect.json"
-  python3 -IS - "$dir/.release" <<'PY'
+  while IFS= read -r line; do [ -z "$(current_id)" ] || warn "$line"; done < <(remember "$dir/.release")
+  [ -f "$dir/.release/unapplied" ]
+}
+
+# What later steps read; prints what each migration to come does to the release that is live.
+remember() { # DIR
+  python3 -IS - "$1" <<'PY'
 import json, sys
+BREAKS = {
+    "destructive": "takes away or narrows what the live release uses",
+    "renames": "renames what the live release uses",
+    "additive_not_null": "adds a column that the live release does not fill, so that it cannot add rows",
+}
 seen = json.load(open(sys.argv[1] + "/inspect.json"))
 for name in ("known", "applied"):
     with open(f"{sys.argv[1]}/{name}.json", "w") as file:
         json.dump(seen[name], file)
 with open(sys.argv[1] + "/unapplied", "w") as file:
     file.write(str(len(seen["migrations"])))
+for one in seen["migrations"]:
+    for name, what in BREAKS.items():
+        if one[name]:
+            print(f"{one['app']}.{one['name']} {what}: from now until the switch, and after a code-only rollback")
 PY
 }
 
@@ -57,15 +72,18 @@ migrate() { # ID RESTORE_POINT JSON
       refuse "no restore point could be taken, so nothing was migrated"
   fi
   cp "$dir/.release/applied.json" "$dir/.release/applied-before.json"
-  project "$dir" migrate "$3" || refuse "a migration failed"
+  if project "$dir" migrate "$3"; then return; fi
+  if [ -n "$(answer failed)" ] && [ -z "$(answer atomic)" ]; then answer failed >"$dir/.release/half-migrated"; fi
+  refuse "a migration failed"
 }
 
 # Undo of migrate: reverses what it applied, by the code that knows how.
 unmigrate() { # ID
-  local dir=$RELEASES/$1
+  local dir=$RELEASES/$1 half
   [ -f "$dir/.release/applied-before.json" ] || return 0
-  project "$dir" reverse "{\"to\": $(cat "$dir/.release/applied-before.json")}" ||
-    refuse "the schema stays ahead of the code that is served now"
+  half=$(cat "$dir/.release/half-migrated" 2>/dev/null) || true
+  project "$dir" reverse "{\"to\": $(cat "$dir/.release/applied-before.json"), \"left_by\": \"$half\"}" ||
+    refuse "the schema stays ahead of the code that is served now, which may be unable to write"
   rm -f "$dir/.release/applied-before.json"
 }
 

@@ -71,7 +71,6 @@ finish_build() { # ID RELEASE_JSON
     s/\"migrations\": \"\"/\"migrations\": \"$(cat "$dir/.release/migrations.key" 2>/dev/null)\"/
     s/\"python\": \"\"/\"python\": \"$(cat "$dir/.release/python" 2>/dev/null)\"/" <<<"$2" >"$dir/release.json"
   ln -sfn "$RUN/$1.sock" "$dir/web.sock"
-  chmod -R go-w "$dir" 2>/dev/null || true
   sync -f "$dir"
   mv -T "$dir" "$RELEASES/$1"
   sync "$RELEASES"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2046  # names of services have no spaces
 # Services of a release, whatever keeps them running: each release has its own, and the rename of `current` chooses.
-# A manager is a set of functions: MANAGER_{start,stop,state,told,log,ids,prepare}.
+# A manager is a set of functions: MANAGER_{start,stop,restart,state,told,units,log,logs,ids,prepare,shutdown}.
 
 kind_of() { # SERVICE
   local pair
@@ -47,7 +47,7 @@ await() { # ID SERVICE SECONDS SETTLE
       "${MANAGER}_log" "$service" "$id"
       die "$service of release $id is not ready after $3 s" "is it waiting for something? see its lines above, or raise [health] deadline"
     fi
-    sleep 0.05
+    sleep 0.1
   done
   fact "$service" "$("${MANAGER}_told" "$service" "$id")"
 }

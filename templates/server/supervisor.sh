@@ -138,6 +138,17 @@ seed_file() { # FILE TEXT
 
 supervisor_told() { :; }
 
+supervisor_units() {
+  local id service current
+  current=$(current_id)
+  for id in $(supervisor_ids | sort -u); do
+    for service in $(services_of web) $(services_of worker); do
+      printf '%s\t%s\t%s\t\n' "$service" "$id" "$(supervisor_state "$service" "$id")"
+    done
+  done
+  for service in $(services_of beat); do printf '%s\t-\t%s\t\n' "$service" "$(supervisor_state "$service" "$current")"; done
+}
+
 supervisor_log() { tail -n 25 "$PRIVATE/supervisor/logs/$1-$2.log" 2>/dev/null || true; }
 
 supervisor_services() { # ID

@@ -28,15 +28,24 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   survey_fitness "$base" "$minimum" "$@"
 }
 
-survey_services() { # CURRENT
-  local id service
-  for id in $(running_ids) $1; do
-    case $id in '!'*) continue ;; esac
-    for service in $(services_of web) $(services_of worker); do
-      mark unit "$service@$id" "$("${MANAGER}_state" "$service" "$id")" "$("${MANAGER}_told" "$service" "$id")"
-    done
+survey_services() { # CURRENT   what runs, and what of the live release should and does not
+  local service id state told seen=' '
+  while IFS=$'\t' read -r service id state told; do
+    if [ "$id" = - ]; then
+      seen+="$service "
+      mark unit "$service" "$state" "$told"
+    elif [ "$state" != inactive ] || [ "$id" = "$1" ]; then
+      seen+="$service@$id "
+      mark unit "$service@$id" "$state" "$told"
+    fi
+  done < <("${MANAGER}_units")
+  if [ ! -d "$RELEASES/$1/.release" ]; then return; fi
+  for service in $(services_of web) $(services_of worker); do
+    case $seen in *" $service@$1 "*) ;; *) mark unit "$service@$1" inactive '' ;; esac
   done
-  for service in $(services_of beat); do mark unit "$service" "$("${MANAGER}_state" "$service" "$([ "$MANAGER" = systemd ] || current_id)")" ''; done
+  for service in $(services_of beat); do
+    case $seen in *" $service "*) ;; *) mark unit "$service" inactive '' ;; esac
+  done
 }
 
 survey_fitness() { # BASE MINIMUM_MB FILES...

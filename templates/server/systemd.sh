@@ -25,23 +25,51 @@ systemd_stop() { # SERVICE ID
   fi
 }
 
-systemd_state() { # SERVICE ID
-  local key value active='' sub='' restarts=0 result=''
-  while IFS='=' read -r key value; do
-    case $key in ActiveState) active=$value ;; SubState) sub=$value ;; NRestarts) restarts=$value ;; Result) result=$value ;; esac
-  done < <(systemctl show -p ActiveState,SubState,NRestarts,Result "$(unit "$1" "$2")")
-  case $active/$sub in
+systemd_describe() { # UNIT_OR_PATTERN...   -> SERVICE ID STATE TOLD, tab-separated, a line each, in one question
+  local key value id='' active='' sub='' restarts=0 result='' told=''
+  systemctl show -p Id,ActiveState,SubState,NRestarts,Result,StatusText "$@" | { cat; echo; } | while IFS='=' read -r key value; do
+    case $key in
+      Id) id=${value#"$APPLICATION-"} id=${id%.service} ;;
+      ActiveState) active=$value ;;
+      SubState) sub=$value ;;
+      NRestarts) restarts=$value ;;
+      Result) result=$value ;;
+      StatusText) told=$value ;;
+      '')
+        [ -z "$id" ] || printf '%s\t%s\t%s\t%s\n' "${id%%@*}" "$(instance_of "$id")" "$(systemd_word "$active/$sub" "$restarts" "$result")" "$told"
+        id='' told='' restarts=0
+        ;;
+    esac
+  done
+}
+
+instance_of() { # NAME@ID or NAME
+  case $1 in *@*) printf '%s' "${1#*@}" ;; *) printf -- - ;; esac
+}
+
+systemd_word() { # ACTIVE/SUB RESTARTS RESULT
+  case $1 in
     active/*) printf active ;;
     deactivating/*) printf draining ;;
     activating/auto-restart) printf restarting ;;
-    activating/*) if [ "$restarts" -gt 0 ]; then printf restarting; else printf starting; fi ;;
+    activating/*) if [ "$2" -gt 0 ]; then printf restarting; else printf starting; fi ;;
     failed/*) printf failed ;;
-    inactive/*) if [ "$result" = success ]; then printf inactive; else printf failed; fi ;;
-    *) printf '%s' "$active" ;;
+    inactive/*) if [ "$3" = success ]; then printf inactive; else printf failed; fi ;;
+    *) printf '%s' "${1%%/*}" ;;
   esac
 }
 
-systemd_told() { systemctl show -p StatusText --value "$(unit "$1" "$2")"; }
+systemd_units() {
+  local words=("$APPLICATION-*@*.service") service
+  for service in $(services_of beat); do words+=("$(unit "$service" '')"); done
+  systemd_describe "${words[@]}"
+}
+
+systemd_state() { # SERVICE ID
+  systemd_describe "$(unit "$1" "$2")" | cut -f 3
+}
+
+systemd_told() { systemd_describe "$(unit "$1" "$2")" | cut -f 4; }
 
 systemd_log() { journalctl --no-pager --quiet --output=cat --lines=25 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
