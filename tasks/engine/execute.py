@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -55,6 +56,18 @@ def together(do: Callable[[str], T], hosts: Sequence[str], stop: Callable[[], No
     return {host: future.result() for host, future in futures.items()}
 
 
+def to_the_end(do: Callable[[str], T], hosts: Sequence[str]) -> dict[str, T]:
+    """As `together`, deaf to Ctrl-C: half undone is worse than late."""
+    done: dict[str, T] = {}
+
+    def keep(host: str) -> None:
+        done[host] = do(host)
+
+    with suppress(Interrupted):
+        together(keep, hosts, lambda: None)
+    return done
+
+
 def _patiently(futures: Sequence[Future[object]] | list[Future], stop: Callable[[], None]) -> bool:  # type: ignore[type-arg]
     interrupted = False
     while True:
@@ -79,19 +92,30 @@ class Run:
         self.begun: dict[str, list[tuple[Phase, Step]]] = {host: [] for host in plan.hosts}
         self.ending = Ending(facts={host: {} for host in plan.hosts})
         self._guard = threading.Lock()
+        self._last_resort = threading.Timer(0, lambda: None)
 
     def execute(self) -> Ending:
         """Never raises for what a host does; the ending says it all."""
         self.tell(PlanStarted(self.plan))
+        phase: Phase | None = None
         try:
             for phase in self.plan.phases:
                 if not self._phase(phase):
                     break
-        except Interrupted:
-            self._undo("interrupted")
-            if self.ending.code != 6:
-                self.ending.code, self.ending.message = 130, "interrupted; everything begun was undone"
+        except (Interrupted, KeyboardInterrupt):
+            self._interrupted(phase)
         return self.ending
+
+    def _interrupted(self, phase: Phase | None) -> None:
+        """While tidying, what matters has happened and the way back may be gone: nothing is undone then."""
+        if phase and not phase.must:
+            self._last_resort.cancel()
+            self.tell(Note(f"{phase.title}: interrupted (what matters is done)", warning=True))
+            return
+        self.ending.message = "interrupted"
+        self._undo("interrupted")
+        if not self.ending.code:
+            self.ending.code, self.ending.message = 130, "interrupted; everything begun was undone"
 
     def _phase(self, phase: Phase) -> bool:
         for hosts in _batches(phase):
@@ -129,11 +153,12 @@ class Run:
         self._undo(message)
 
     def _undo(self, reason: str) -> None:
+        self._last_resort.cancel()  # it is for what was stopped, not for what undoes it
         hosts = [host for host, steps in self.begun.items() if any(step.undo for _, step in steps)]
         if not hosts:
             return
         self.tell(UndoStarted(reason, tuple(hosts)))
-        undone = together(self._undo_host, hosts, lambda: None)
+        undone = to_the_end(self._undo_host, hosts)
         left = {host: what for host, what in undone.items() if what}
         if left:
             told = "; ".join(f"{host}: {what}" for host, what in left.items())
@@ -162,11 +187,16 @@ class Run:
 
     def _stop(self) -> None:
         """Twice: what does not listen is killed."""
+        self._last_resort.cancel()
         for session in self.sessions.values():
             session.stop()
-        timer = threading.Timer(8, lambda: [session.kill() for session in self.sessions.values()])
-        timer.daemon = True
-        timer.start()
+        self._last_resort = threading.Timer(8, self._kill)
+        self._last_resort.daemon = True
+        self._last_resort.start()
+
+    def _kill(self) -> None:
+        for session in self.sessions.values():
+            session.kill()
 
 
 class Listener:

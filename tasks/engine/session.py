@@ -1,4 +1,4 @@
-"""One conversation with one server: scripts go in, steps, facts and an exit come out; it holds the lock while it lives."""
+"""One conversation with one server: scripts go in, steps, facts and an exit come out; it holds the lock."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Session:
         )
 
     def run(self, script: str, hear: Hear = unheard, timeout: float = 3600) -> Result:
-        """Blocks until the script's exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
+        """Blocks until its exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
         self._runs += 1
         self._say("run", script)
         marks: list[Mark] = []
