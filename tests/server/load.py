@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import re
+import resource
 import secrets
 import threading
 import time
@@ -28,8 +29,8 @@ from tests.servers import Server
 HOST = "pos.test"
 TIMEOUT = 30.0
 """Seconds after which a request counts as unanswered."""
-MOST_IN_FLIGHT = 800
-"""More than this is not sent and counts as failed: descriptors of this process end at 1024."""
+MOST_IN_FLIGHT = 4000
+"""More than this is not sent, and counts as failed."""
 IDLE_SECONDS = 20.0
 """nginx closes a kept connection after 75 s; one is not used again when it may be about to."""
 KINDS = ("sale", "page", "health", "products", "static")
@@ -93,7 +94,15 @@ class Load:
     def run(self) -> None:
         asyncio.run(self._run())
 
+    def await_calm(self, seconds: float = 60) -> None:
+        """Until less than half a second of requests is under way, or `seconds` are over."""
+        deadline = time.monotonic() + seconds
+        while len(self._in_flight) > self.rate / 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     async def _run(self) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         chance = random.Random(self.seed)
         started = time.monotonic()
         for number in range(min(self.most, int(self.rate * self.seconds))):
