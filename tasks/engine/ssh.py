@@ -74,9 +74,10 @@ def connect(target: Target, known_hosts: Path | None = None) -> Connection:
     except (paramiko.BadHostKeyException, UnknownHostKey) as problem:
         raise HostLost(*_stranger(problem, target, connection, revoked)) from None
     except paramiko.AuthenticationException as problem:
+        key = f"-i {target.identity} " if target.identity else ""
         raise HostLost(
             f"{target.name}: {target.user} is not let in at {connection.host}:{connection.port} ({problem})",
-            f"try: ssh -p {connection.port} {target.user}@{connection.host} true",
+            f"try: ssh -p {connection.port} {key}{target.user}@{connection.host} true",
         ) from None
     except paramiko.SSHException as problem:
         raise HostLost(f"{target.name}: SSH: {problem}") from None
