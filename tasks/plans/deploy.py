@@ -65,6 +65,9 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
     migrate = phase(
         "migrate",
         "Migrate the database",
+        everywhere("unmigrated", "See that no migration is needed", lambda _: django.same_migrations(stage, release))
+        if stage.django.migrate and stage.primary not in hosts
+        else {},
         once(
             everywhere(
                 "migrate",

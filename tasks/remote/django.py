@@ -31,6 +31,10 @@ def migrate(stage: Stage, release: Release) -> Script:
     return script(("migrate", release.id, "yes" if stage.database.restore_point else "no", json.dumps(asked)))
 
 
+def same_migrations(stage: Stage, release: Release) -> Script:
+    return script(("same_migrations", release.id, stage.primary.name))
+
+
 def unmigrate(release: Release) -> Script:
     return script(("unmigrate", release.id))
 

@@ -59,6 +59,12 @@ for one in seen["migrations"]:
 PY
 }
 
+# Hosts that deploy without the one that migrates: only what needs no migration may go live there.
+same_migrations() { # ID WHO_MIGRATES
+  cmp -s "$RELEASES/$1/.release/migrations.key" "$RELEASES/$(current_id)/.release/migrations.key" ||
+    die "this revision has other migrations than the live one, and $2, which runs them, does not take part" "leave out -H"
+}
+
 # Before the schema changes: a way back. Then the migrations, once. What was applied before is kept for the way back.
 migrate() { # ID RESTORE_POINT JSON
   local dir=$RELEASES/$1 count
