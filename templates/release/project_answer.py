@@ -64,8 +64,15 @@ def failure(error: BaseException) -> dict:
     say(message)
     where = next((f for f in reversed(frames) if in_checkout(f.filename)), None)
     place = f" ({os.path.relpath(where.filename, ROOT)}:{where.lineno})" if where else ""
-    hint = HINTS.get(kind, "The lines on stderr say where it happened.")
-    return {"error": f"{kind}: {first_line(error)}{place}", "hint": hint}
+    return {"error": f"{kind}: {first_line(error)}{place}", "hint": hint_for(error)}
+
+
+def hint_for(error: BaseException) -> str:
+    """A module that is missing from a package of the checkout is no package anybody could install."""
+    package = sys.modules.get(str(getattr(error, "name", "")).partition(".")[0])
+    if isinstance(error, ModuleNotFoundError) and any(in_checkout(path) for path in getattr(package, "__path__", ())):
+        return f"{error.name} would be a module of this project: was its file committed?"
+    return HINTS.get(type(error).__name__, "The lines on stderr say where it happened.")
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import contextmanager
 from functools import partial
 from typing import Iterator
@@ -12,11 +14,16 @@ from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrat
 from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.migrations.executor import MigrationExecutor
-from project_answer import Refused, first_line, say
+from project_answer import RELEASE_FOLDER, Refused, first_line, say
 from project_plan import applied, irreversible, known, label, reach
 from project_postgres import only_one
 
 LOCK_NOT_AVAILABLE = "55P03"
+SHAPE_BEFORE = os.path.join(RELEASE_FOLDER, "shape-before.json")
+SHAPE = """
+    SELECT table_name || '.' || column_name || CASE WHEN is_nullable = 'NO' THEN ' NOT NULL' ELSE '' END
+        || CASE WHEN column_default IS NULL AND is_identity = 'NO' THEN '' ELSE ' with a default' END
+    FROM information_schema.columns WHERE table_schema = ANY(current_schemas(false))"""
 
 
 def migrate(arguments: dict) -> dict:
@@ -63,6 +70,9 @@ def unapplied(connection) -> dict:
 
 def migrate_one(connection, prefix: str, done: list[str]) -> list[str]:
     before, plan = set(applied(connection)), unapplied(connection)
+    if not prefix and not all(migration.atomic for migration in plan.values()):
+        with open(SHAPE_BEFORE, "w") as file:
+            json.dump(shape(connection), file)
     try:
         call_command("migrate", database=connection.alias, interactive=False, verbosity=1)
     except Exception as error:
@@ -86,7 +96,7 @@ def migration_failure(error: Exception, migration, done: list[str], prefix: str)
     elif migration.atomic:
         hint = "It was rolled back as a whole; correct it and deploy again."
     else:
-        hint = "It is not atomic: what it did before failing stays, and cannot be seen from here. Look at the tables."
+        hint = "It is not atomic: what it did before failing stays. Take that back by hand, or let it go on from there."
     if migration and not migration.atomic and "not atomic" not in hint:
         hint += " It is not atomic: what it did before failing stays."
     sentence = f"Migration {failed or 'signal'} failed: {type(error).__name__}: {first_line(error)}"
@@ -94,7 +104,10 @@ def migration_failure(error: Exception, migration, done: list[str], prefix: str)
 
 
 def reverse(arguments: dict) -> dict:
-    """Unapply, newest first, exactly what is applied and not in `to` (the `known` of the older release)."""
+    """Unapply, newest first, exactly what is applied and not in `to` (the `known` of the older release).
+
+    `left_by` names a migration that failed and is not atomic: Refused says what it left, when all others are reversed.
+    """
     connection = connections[arguments.get("database", "default")]
     reach(connection)
     executor = MigrationExecutor(connection)
@@ -117,7 +130,28 @@ def reverse(arguments: dict) -> dict:
             raise Refused(f"Reversing {failed} failed: {type(error).__name__}: {first_line(error)}",
                           "Those in `reversed` are undone; the rest is as it was.",
                           reversed=undone, failed=failed) from error  # fmt: skip
+    if arguments.get("left_by"):
+        raise Refused(f"{arguments['left_by']} is not atomic and stays half done: {left_behind(connection)}",
+                      "Take that back by hand, or let it go on from there.", reversed=names)  # fmt: skip
     return {"reversed": names}
+
+
+def shape(connection) -> list[str]:
+    """Every column, as a release that does not know it meets it; only PostgreSQL tells all in one query."""
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(SHAPE)
+        return [column for (column,) in cursor.fetchall()]
+
+
+def left_behind(connection) -> str:
+    with open(SHAPE_BEFORE) as file:
+        before = set(json.load(file))
+    now = set(shape(connection))
+    found = [f"there is now {column}" for column in sorted(now - before)]
+    found += [f"there is no longer {column}" for column in sorted(before - now)]
+    return "; ".join(found) or "no column differs; look at its data and indexes"
 
 
 def reverse_plan(executor: MigrationExecutor, target: set[str]) -> list:
