@@ -94,7 +94,15 @@ unmigrate() { # ID
 }
 
 reverse() { # ID_THAT_KNOWS ID_TO_GO_BACK_TO MORE_JSON   (MORE: ', "plan_only": true')
-  project "$RELEASES/$1" reverse "{\"to\": $(cat "$RELEASES/$2/.release/known.json")$3}" || refuse "the migrations cannot be reversed"
+  project "$RELEASES/$1" reverse "{\"to\": $(may_stay "$1" "$2")$3}" || refuse "the migrations cannot be reversed"
+}
+
+may_stay() { # ID_THAT_KNOWS ID   what ID knows, and what neither does: that was there before, and both live with it
+  python3 -IS - "$RELEASES/$2/.release/known.json" "$RELEASES/$1/.release/applied.json" "$RELEASES/$1/.release/known.json" <<'PY'
+import json, sys
+wanted, found, known = (set(json.load(open(path))) for path in sys.argv[1:])
+print(json.dumps(sorted(wanted | (found - known))))
+PY
 }
 
 migrate_again() { # ID   undo of reverse
