@@ -78,7 +78,8 @@ def environment(stage: Stage, release: Release) -> Script:
 
 
 def link_shared(stage: Stage, release: Release) -> Script:
-    folders = tuple(("link_folder", release.id, path) for path in stage.shared_dirs)
+    user = stage.app_user if stage.manager == "systemd" else ""
+    folders = tuple(("link_folder", release.id, path, user) for path in stage.shared_dirs)
     files = tuple(("link_file", release.id, path) for path in stage.shared_files)
     return Script(folders + files)
 

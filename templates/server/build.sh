@@ -6,11 +6,14 @@ program() { # ID NAME TEXT
   printf '%s' "$3" >"$STAGING/$1/.release/$2"
 }
 
-in_release() { # DIR WORD...   with the release's environment and working directory
-  local dir=$1
+# With the release's environment and working directory. What it writes into shared folders its services must be able
+# to change, by their group.
+in_release() ( # DIR WORD...
+  umask 002
+  dir=$1
   shift
-  /usr/bin/env python3 -IS "$dir/.release/launch.py" exec -- "$@"
-}
+  exec /usr/bin/env python3 -IS "$dir/.release/launch.py" exec -- "$@"
+)
 
 find_uv() {
   local candidate
@@ -146,10 +149,18 @@ compile_code() { # ID   the services may not write into the release: without thi
 }
 
 # What git brought along in a shared folder seeds it once; what shared/ holds is never overwritten.
-link_folder() { # ID PATH
+link_folder() { # ID PATH USER   USER runs the services and writes there by its group; "" is whoever we are
   local target=$SHARED/$2 place=$STAGING/$1/$2
-  mkdir -p "$target" "$(dirname "$place")"
-  if [ -d "$place" ] && [ ! -L "$place" ]; then cp -an "$place/." "$target/" 2>/dev/null || true; fi
+  if [ ! -d "$target" ]; then
+    mkdir -p "$target"
+    [ -z "$3" ] || { chgrp "$(id -gn "$3")" "$target" && chmod 2775 "$target"; } 2>/dev/null ||
+      warn "$3 may not write in $target: chgrp $(id -gn "$3") and chmod 2775 it, as root"
+  fi
+  mkdir -p "$(dirname "$place")"
+  if [ -d "$place" ] && [ ! -L "$place" ]; then
+    (umask 002 && tar -C "$place" --mode=ug+rwX -cf - . | tar -C "$target" -xmf - --skip-old-files) ||
+      warn "not all files that git has in $2 could be copied to $target"
+  fi
   rm -rf "$place"
   ln -s "$target" "$place"
 }

@@ -39,17 +39,28 @@ await() { # ID SERVICE SECONDS SETTLE
         if [ "$(kind_of "$service")" = worker ]; then break; fi
         ;;
       failed | restarting | gone)
-        "${MANAGER}_log" "$service" "$id"
-        die "$service of release $id does not start" "its last lines are above; nothing was switched"
+        not_well "$id" "$service" "does not start" "its last lines are above; nothing was switched"
         ;;
     esac
     if ((SECONDS >= deadline)); then
-      "${MANAGER}_log" "$service" "$id"
-      die "$service of release $id is not ready after $3 s" "is it waiting for something? see its lines above, or raise [health] deadline"
+      not_well "$id" "$service" "is not ready after $3 s" "is it waiting for something? see its lines above, or raise [health] deadline"
     fi
     sleep 0.1
   done
   fact "$service" "$("${MANAGER}_told" "$service" "$id")"
+}
+
+not_well() { # ID SERVICE WHAT HINT   ends with the reason that its last lines give, where they give one
+  local lines reason hint=$4
+  lines=$("${MANAGER}_log" "$2" "$1")
+  printf '%s\n' "$lines"
+  reason=$(grep -oE "\[Errno (13|30)\] .*/$1/.*" <<<"$lines" | tail -n 1) || true
+  if [ -n "$reason" ]; then
+    hint="a release is read-only to its services: name that folder in shared_dirs in releases.toml, or log to the console"
+  else
+    reason=$(grep -oE '^[A-Za-z_][A-Za-z0-9_.]*(Error|Exception|Mismatch|Configured): .*' <<<"$lines" | tail -n 1) || true
+  fi
+  die "$2 of release $1 $3${reason:+: $reason}" "$hint"
 }
 
 # Web generations: only when nobody waits in the queue of their socket. Workers: told to finish, not waited for.

@@ -71,7 +71,7 @@ systemd_state() { # SERVICE ID
 
 systemd_told() { systemd_describe "$(unit "$1" "$2")" | cut -f 4; }
 
-systemd_log() { journalctl --no-pager --quiet --output=cat --lines=25 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
+systemd_log() { journalctl --no-pager --quiet --output=cat --lines=60 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
 systemd_ids() {
   systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating "$APPLICATION-*@*.service" "$APPLICATION-*@*.socket" |

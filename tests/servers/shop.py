@@ -172,7 +172,7 @@ def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str =
         fill(server, origin)
         server.run(
             "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
-            "usermod -aG app deploy"
+            "usermod -aG app,www-data deploy"
         )
     first.run(
         "pg_conftool 15 main set listen_addresses '*' && echo 'host all pos 10.0.0.0/8 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf && "
