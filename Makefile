@@ -49,6 +49,7 @@ bench: $(SYNCED) ## Measure what a release costs
 .PHONY: docs
 docs: $(SYNCED) ## Write the generated pages of docs/ again
 	@.venv/bin/python -m tasks.config.reference --write
+	@.venv/bin/python -m tasks._pages --write
 
 .PHONY: clean
 clean: ## Remove .venv and the caches (the sandbox and its data stay)

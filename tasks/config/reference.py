@@ -24,7 +24,7 @@ DEFAULT_STAGE = "The stage of a command without --stage. With several stages and
 INTRODUCTION = """\
 # releases.toml
 
-Made from the code by `python -m tasks.config.reference --write`. `fab config KEY` shows a line of it in the terminal.
+Made from the code by `python -m tasks.config.reference --write`. `fab explain KEY` shows a line of it in the terminal.
 
 ```toml
 default_stage = "production"

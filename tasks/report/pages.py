@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from ..model.errors import EXIT_CODES
 from .outcome import RESULTS
 
@@ -38,3 +41,34 @@ def exit_codes() -> str:
         "esac\n"
         "```\n"
     )
+
+
+def tasks(declared: Iterable[Any]) -> str:
+    """docs/reference/tasks.md, from Invoke's tasks: their names, docstrings and flags."""
+    return (
+        "# Tasks\n\n"
+        "Made from the code by `make docs`. `fab --list` names them, `fab --help TASK` shows one. Every task reads\n"
+        "`releases.toml` in the folder it is run in, and `-H web1,web2` before the task's name leaves only those hosts\n"
+        "of the stage. How a task ends: [exit codes](exit-codes.md).\n\n" + "\n".join(_task(one) for one in declared)
+    )
+
+
+def _task(task: Any) -> str:
+    words = [f"`fab {task.name.replace('_', '-')}", *(name.upper() for name in task.positional)]
+    about = " ".join((task.body.__doc__ or "").split())
+    help = dict(task.help)  # asking a task for its arguments takes the help out of it
+    arguments = task.get_arguments()
+    task.help = help
+    flags = [one for one in arguments if not one.positional]
+    rows = "".join(f"| `{_flag(one)}` | {one.help}{_default(one)} |\n" for one in flags)
+    named = "".join(f"`{one.name.upper()}`: {one.help}.\n\n" for one in arguments if one.positional)
+    return f"## {' '.join(words)}`\n\n{about}\n\n{named}" + (f"| flag | |\n|---|---|\n{rows}" if rows else "")
+
+
+def _flag(argument: Any) -> str:
+    value = {bool: "", int: " N"}.get(argument.kind, " TEXT")
+    return f"--{argument.name.replace('_', '-')}{value}"
+
+
+def _default(argument: Any) -> str:
+    return f" (default: {argument.default})" if argument.default else ""
