@@ -112,6 +112,6 @@ checkout() { # ID URL SHA SUB_DIRECTORY
   mkdir -p "$dir/.release"
   # Object ids say what changed without reading a file: migrations, and everything that is not code.
   git -C "$mirror" ls-tree -r "$tree" >"$dir/.release/tree"
-  grep '/migrations/' "$dir/.release/tree" | sha256sum | cut -c 1-16 >"$dir/.release/migrations.key"
-  grep -Ev '\.py$' "$dir/.release/tree" | cat - <(grep -E 'settings' "$dir/.release/tree") | sha256sum | cut -c 1-16 >"$dir/.release/static.key"
+  { grep '/migrations/' "$dir/.release/tree" || true; } | sha256sum | cut -c 1-16 >"$dir/.release/migrations.key"
+  { grep -Ev '\.py$' "$dir/.release/tree" || true; } | cat - <(grep -E 'settings' "$dir/.release/tree") | sha256sum | cut -c 1-16 >"$dir/.release/static.key"
 }
