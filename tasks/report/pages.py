@@ -49,7 +49,8 @@ def tasks(declared: Iterable[Any]) -> str:
         "# Tasks\n\n"
         "Made from the code by `make docs`. `fab --list` names them, `fab --help TASK` shows one. Every task reads\n"
         "`releases.toml` in the folder it is run in, and `-H web1,web2` before the task's name leaves only those\n"
-        "hosts of the stage. How a task ends: [exit codes](exit-codes.md).\n\n" + "\n".join(_task(one) for one in declared)
+        "hosts of the stage. How a task ends: [exit codes](exit-codes.md).\n\n"
+        + "\n".join(_task(one) for one in declared)
     )
 
 
