@@ -78,6 +78,7 @@ take_lock() { # WHO
     mark lock taken
   else
     exec 9>&-
+    sleep 0.2 # a holder of this very moment has not said who it is: what is there names the one before
     mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
   fi
 }
