@@ -257,6 +257,13 @@ def sales(server: Server, users: Load) -> list[str]:
     return server.run(f'psql -qAt -d pos -c "{asked}"', user="postgres").stdout.split()
 
 
+def assert_none(answers: Iterable[Answer]) -> None:
+    """Or an AssertionError with how many there are, and the first of them."""
+    found = list(answers)
+    if found:
+        raise AssertionError("\n  ".join([f"{len(found)} answers", *map(str, found[:10])]))
+
+
 def percentile(values: Iterable[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

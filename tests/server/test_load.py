@@ -13,7 +13,7 @@ import pytest
 
 from tests.servers.shop import Shop
 
-from .load import Answer, Load, Watch, latencies, load, percentile, sales, watch
+from .load import Answer, Load, Watch, assert_none, latencies, load, percentile, sales, watch
 
 pytestmark = pytest.mark.server
 
@@ -99,7 +99,7 @@ def sustained(shop: Shop) -> tuple[float, list[Answer]]:
             time.sleep(5)
         if percentile([answer.latency for answer in users.answers], 0.5) < 0.25:
             break
-    assert [answer for answer in users.answers if not answer.ok] == [], "fails without any deploy"
+    assert_none(answer for answer in users.answers if not answer.ok)
     return rate, users.answers
 
 
@@ -136,8 +136,7 @@ def counted_beats(shop: Shop) -> Iterator[set[int]]:
 
 
 def test_a_user_gets_an_error_because_somebody_deploys(storm: Storm) -> None:
-    failed = [str(answer) for answer in storm.users.answers if not answer.ok]
-    assert failed == []
+    assert_none(answer for answer in storm.users.answers if not answer.ok)
     assert len(storm.users.answers) > storm.rate * storm.seconds * 0.9, "the load was not there"
 
 
@@ -151,8 +150,7 @@ def test_a_sale_that_was_answered_is_not_in_the_books(shop: Shop, storm: Storm) 
 
 def test_a_release_that_is_not_live_answers_somebody(storm: Storm) -> None:
     """Neither before its switch nor after the next one: the change is one step for everybody."""
-    strange = [answer for answer in storm.users.answers if answer.release and not storm.looking.was_live(answer)]
-    assert [str(answer) for answer in strange] == []
+    assert_none(one for one in storm.users.answers if one.release and not storm.looking.was_live(one))
     assert all(answer.release for answer in storm.users.answers if answer.ok and answer.kind != "static")
     assert {answer.release for answer in storm.users.answers} >= set(storm.went_live), "a release answered nobody"
 
