@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from ..model.errors import HostLost, UsageError
 from .session import Session, command_line
+
+# What it has to say of a lost connection we say ourselves; with no handler it would go to stderr as well.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 TCP_USER_TIMEOUT = 18
 """Linux: milliseconds unacknowledged data may stay so before the connection counts as dead. Keepalive alone is not
