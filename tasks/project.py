@@ -30,7 +30,9 @@ def init(context: invoke.Context, ci: str = "") -> None:
         print(f"kept     {path} (it was there already)")
     for note in found.notes:
         print(f"note     {note}", file=sys.stderr)
-    print("\nNext: read releases.toml, then `fab deploy` puts it live on this machine (stage sandbox).")
+    print(
+        "\nNext: read releases.toml, commit, then `fab deploy` puts that commit live on this machine (stage sandbox)."
+    )
 
 
 @task(help={"key": "as health.path"}, positional=["key"])

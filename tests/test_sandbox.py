@@ -186,7 +186,7 @@ def test_a_change_that_is_not_committed_is_not_silently_missing(checkout: Checko
     file.write_text(file.read_text() + "\n")
     assert "not committed" in checkout.fab("deploy").stderr
     checkout.run("git", "checkout", "--quiet", "examples/pos/README.md")
-    assert "not committed" not in checkout.fab("deploy").stderr or checkout.run("git", "status", "--short").stdout
+    assert "not committed" not in checkout.fab("deploy").stderr
 
 
 def test_what_an_operator_asks_is_answered(checkout: Checkout) -> None:
@@ -221,7 +221,7 @@ def test_a_release_that_does_not_start_never_gets_a_visitor(checkout: Checkout) 
     checkout.undo_commit()
 
 
-@pytest.mark.parametrize("moment", ["Collect static files", "Wait until they are loaded", "Ask its health"])
+@pytest.mark.parametrize("moment", ["Collect static files", "Ask its health"])
 def test_a_deploy_killed_on_the_way_does_not_stand_in_the_way(checkout: Checkout, moment: str) -> None:
     before = checkout.live()
     wanted = checkout.commit()
@@ -330,13 +330,14 @@ def test_a_fresh_project_of_ones_own_is_live_after_init_and_deploy(wheel: Path, 
     uv(mine.folder, "pip", "install", "--quiet", "--python", ".venv/bin/python", "django>=5.2,<6", str(wheel))
     mine.run(".venv/bin/django-admin", "startproject", "mysite", ".")
     (mine.folder / "requirements.txt").write_text("django>=5.2,<6\n")
-    (mine.folder / ".gitignore").write_text(".venv/\n.sandbox/\n")
+    (mine.folder / ".gitignore").write_text(".venv/\n__pycache__/\n")
     assert "fab deploy" in mine.run(".venv/bin/python", "-m", "fab_releases", "init").stdout
     set_port(mine)
     for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "One")):
         mine.run(*GIT, *words)
     mine.fab("deploy")
     assert "The install worked successfully" in mine.page()
+    assert mine.run("git", "status", "--porcelain").stdout == "", "the sandbox holds a secret and must not be committed"
     mine.run(*GIT, "commit", "--quiet", "--allow-empty", "--message", "Two")
     mine.fab("deploy")
     mine.fab("rollback")

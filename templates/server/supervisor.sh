@@ -10,6 +10,7 @@ supervisor_folder() {
 supervisor_prepare() {
   local dir=$PRIVATE/supervisor tries
   mkdir -p "$dir/programs" "$dir/logs"
+  [ -e "$DEPLOY_TO/.gitignore" ] || echo '*' >"$DEPLOY_TO/.gitignore" # it lies in a checkout, and holds a secret
   supervisor_folder
   if supervisor_runs && supervisor_is_as_configured; then return; fi
   supervisor_port_is_free || supervisor_runs_here || die "port $PORT on 127.0.0.1 is taken" "$(supervisor_other_port)"
