@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +133,15 @@ class Scene:
             self.facts[host] = facts
             extra[host] = result.facts()
         return extra
+
+    def settle(self, repair: Callable[[HostFacts], Script]) -> None:
+        """What an interrupted run left undecided is decided before anything is planned on it."""
+        undecided = [host for host, facts in self.facts.items() if facts.undecided]
+        for host in undecided:
+            self.tell(Note("an earlier run was interrupted: setting it right first", host))
+            must(ask(self.sessions[host], repair(self.facts[host]), timeout=300), host)
+        if undecided:
+            self.survey()
 
     def fit(self) -> None:
         """PreflightError with everything that stands in the way, LockedError when frozen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable
 from typing import Any
 
 import invoke
@@ -13,8 +14,10 @@ from .engine.execute import ask
 from .model.config import Stage
 from .model.errors import PreflightError, UsageError
 from .model.event import Note, PlanFinished
+from .model.facts import HostFacts
 from .model.plan import Phase, Plan, Step
 from .model.release import Release, Revision, new_id, valid_id, valid_ref
+from .model.shell import Script
 from .plans import deploy as deploying
 from .plans import rollback as rolling_back
 from .remote import django, operate, sandbox, source
@@ -43,6 +46,8 @@ def deploy(
         found = at.survey(source.resolve(here, wanted))
         revision = Revision(wanted, next(one["revision"] for one in found.values() if "revision" in one))
         at.fit()
+        if not dry_run:
+            at.settle(_repair(here))
         if any(one.get("uncommitted", "0") != "0" for one in found.values()):
             at.tell(Note("changes that are not committed are not part of it", warning=True))
         if not force and _already_live(here, at, revision):
@@ -92,6 +97,8 @@ def rollback(
             at.lock(f"rollback to {to or 'the release before'}", wait)
         at.survey()
         at.fit()
+        if not dry_run:
+            at.settle(_repair(here))
         id = rolling_back.target(at.facts, to, steps)
         database = _database_question(here, at, id, code_only=code_only, with_db=with_db, yes=yes or dry_run)
         plan = rolling_back.plan(here, at.facts, id, who(), database, batch)
@@ -110,9 +117,13 @@ def repair(context: invoke.Context, stage: str = "", wait: str = "", json: bool 
         return at.perform(_repair_plan(here, at), "every host is whole")
 
 
+def _repair(stage: Stage) -> Callable[[HostFacts], Script]:
+    return lambda facts: releases.repair(stage, facts.current, who())
+
+
 def _repair_plan(stage: Stage, at: Scene, *more: Step) -> Plan:
     steps = {
-        host: (Step("repair", "Tidy up after earlier runs", releases.repair(stage, facts.current, who())), *more)
+        host: (Step("repair", "Tidy up after earlier runs", _repair(stage)(facts)), *more)
         for host, facts in at.facts.items()
     }
     return Plan("repair", stage.name, tuple(at.facts), (Phase("repair", "Repair", steps),))

@@ -18,11 +18,18 @@ fake_start() { if [ -e "$RELEASES/$2/.sick" ]; then : >"$RUNNING/failed.$1@$2"; 
 fake_stop() { rm -f "$RUNNING/$1@$2"; }
 fake_restart() { current_id >"$RUNNING/$1"; }
 fake_state() {
-  if [ -z "$2" ]; then
+  if [ "$(kind_of "$1")" = beat ]; then
     if [ "$(cat "$RUNNING/$1" 2>/dev/null)" = "$(current_id)" ]; then printf active; else printf inactive; fi
   elif [ -e "$RUNNING/$1@$2" ]; then printf active
   elif [ -e "$RUNNING/failed.$1@$2" ]; then printf failed
   else printf inactive; fi
+}
+fake_services() { # ID
+  local path
+  for path in "$RUNNING"/*@"$1"; do
+    path=${path##*/} path=${path#failed.}
+    case $path in *'*'*) ;; *) printf '%s\n' "${path%@*}" ;; esac
+  done
 }
 fake_told() { printf 'ready'; }
 fake_log() { printf 'the log of %s@%s\n' "$1" "$2"; }

@@ -36,3 +36,9 @@ class HostFacts:
     @property
     def live(self) -> Release | None:
         return self.release(self.current)
+
+    @property
+    def undecided(self) -> bool:
+        """A run died between the switch and its record: `current`, and with it every plan, may still change."""
+        live = {one.id for one in self.releases if one.state == "live"}
+        return live != ({self.current} if self.current else set())

@@ -110,8 +110,9 @@ publish() { # ID PREVIOUS LEAVES PROBE BY NOTE
   trap "$(printf 'withdraw %q %q %q %q' "$id" "$was" "$by" "failed its check through the front door")" EXIT
   point_current "$id"
   [ -z "$request" ] || probe "$id" "$request" || die "release $id is not well through the front door${PROBED:+: $PROBED}" "fab logs --service nginx, and fab logs"
-  set_state "$id" live
+  # The journal first: a death in between is then seen (current is not `live`), and repair finishes it.
   journal live "$id" "$was" "$by" "$note"
+  set_state "$id" live
   trap - EXIT
   [ -z "$was" ] || [ "$was" = "$id" ] || set_state "$was" "$leaves"
   fact current "$id"
@@ -167,8 +168,8 @@ repair() { # PROBE BY
     ready | retired | bad) # died between the switch and its record
       (services_started "$current") || true
       if probe "$current" "$1"; then
-        set_state "$current" live
         journal live "$current" "$(last_good "$current")" "$2" "finished after an interruption"
+        set_state "$current" live
         warn "release $current had gone live when the last run was interrupted: recorded"
       else
         back=$(last_good "$current")
