@@ -186,14 +186,15 @@ def _database_question(
         return "restore"
     if current and target and (current.migrations, current.lock) == (target.migrations, target.lock):
         return "code-only"
-    if code_only:
-        at.tell(Note("the database stays as it is; it may be ahead of this code", warning=True))
-        return "code-only"
-    answer = (
-        must(ask(at.sessions[primary], django.reverse_plan(facts.current, id)), primary).facts().get("reverse", "{}")
-    )
-    found = json_module.loads(answer)
+    asked = ask(at.sessions[primary], django.reverse_plan(facts.current, id))
+    found = json_module.loads(asked.facts().get("reverse", "{}"))
     ahead, stuck = found.get("plan", []), list(found.get("irreversible", {}))
+    if code_only:
+        if ahead or not asked.ok:
+            what = ", ".join(ahead) or "migrations that cannot be asked for now"
+            at.tell(Note(f"the database stays ahead of {id} by {what}: it may be unable to write", warning=True))
+        return "code-only"
+    must(asked, primary)
     if stuck:
         raise PreflightError(
             f"{id} does not know {', '.join(stuck)}, and {'it' if len(stuck) == 1 else 'they'} cannot be reversed",
