@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Callable
-from typing import Any
 
 import invoke
 
@@ -144,11 +143,7 @@ def _already_live(stage: Stage, at: Scene, revision: Revision) -> bool:
 def _nothing_to_do(at: Scene, revision: Revision, *, dry_run: bool) -> int:
     """What is live may still be half dead: then its services are brought back."""
     told = f"{revision.ref} ({revision.short}) is live already{_address(at.stage)}; --force builds it again"
-    well = all(
-        not facts.leftovers
-        and all(state in ("active", "starting") for name, state in facts.units.items() if _of(facts, name))
-        for facts in at.facts.values()
-    )
+    well = all(_settled(facts) for facts in at.facts.values())
     if not well and not dry_run:
         return at.perform(_repair_plan(at.stage, at, Step("start", "Start what does not run", operate.start())), told)
     serves = {host: facts.current for host, facts in at.facts.items()}
@@ -159,8 +154,14 @@ def _nothing_to_do(at: Scene, revision: Revision, *, dry_run: bool) -> int:
     return 0
 
 
-def _of(facts: Any, unit: str) -> bool:
-    return "@" not in unit or unit.endswith(f"@{facts.current}")
+def _settled(facts: HostFacts) -> bool:
+    """All of the live release runs, and of others only what is kept warm: a run cut off at its end retired nothing."""
+
+    def right(unit: str, state: str) -> bool:
+        runs, (_, pinned, id) = state in ("active", "starting"), unit.rpartition("@")
+        return runs if not pinned or id == facts.current else not runs or id in facts.warm
+
+    return not facts.leftovers and all(right(unit, state) for unit, state in facts.units.items())
 
 
 def _new_release(stage: Stage, at: Scene, revision: Revision) -> Release:

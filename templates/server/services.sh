@@ -121,12 +121,15 @@ retire() { # KEEP_WARM_ID   stops every generation that is not live; of the warm
   done
 }
 
-stop_strays() { # CURRENT   what an interrupted run started and never switched to
-  local id
+stop_strays() { # CURRENT   what an interrupted run started and never switched to, or switched from and never retired
+  local id found=''
   for id in $(running_ids); do
     if [ "$id" = "$1" ] || [ -e "$RELEASES/$id/.release/warm" ]; then continue; fi
     stop_generation "$id" $(services_running "$id")
+    found=yes
   done
+  # Who did not come so far has perhaps not handed over beat either.
+  if [ -n "$found" ] && [ -n "$1" ]; then hand_over; fi
 }
 
 running_ids() { "${MANAGER}_ids" | sort -u; }

@@ -41,6 +41,8 @@ for one in releases/*/release.json; do
 done
 systemctl list-units --plain --no-legend --state=active,activating,failed 'pos-*@*' | grep -v "@$live\."
 for one in web@$live worker@$live beat; do systemctl is-active -q pos-$one.service || echo "pos-$one does not run"; done
+beat=$(readlink "/proc/$(systemctl show -P MainPID pos-beat.service)/cwd")
+[ "$beat" = "/srv/pos/releases/$live" ] || echo "beat is in $beat"
 """
 
 
