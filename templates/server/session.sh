@@ -32,12 +32,23 @@ end() {
 }
 
 work() { # SCRIPT   the outer shell outlives a stop, to report it
+  local status=0
   trap : TERM INT HUP PIPE # until here they are ignored: see `session`
   (
     set -euo pipefail
     eval "$1"
   )
-  mark exit "$?" "$RUNS"
+  status=$?
+  # git, pip and tar each say it in their own words, or not at all.
+  if [ "$status" != 0 ] && disk_is_full; then mark error "no room is left on the disk of $DEPLOY_TO" "df -h $DEPLOY_TO; df -i $DEPLOY_TO; fab cleanup"; fi
+  mark exit "$status" "$RUNS"
+}
+
+disk_is_full() { # less than a MB, or no inode where they are counted
+  local path
+  path=$(existing_parent "$DEPLOY_TO")
+  df -Pk "$path" 2>/dev/null | awk 'NR == 2 && $4 < 1024 {full = 1} END {exit !full}' ||
+    df -Pi "$path" 2>/dev/null | awk 'NR == 2 && $2 > 0 && $4 == 0 {full = 1} END {exit !full}'
 }
 
 # What must not be left half done: a lost connection or a stop does not reach it. It must be short and bounded.

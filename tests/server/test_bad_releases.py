@@ -125,7 +125,8 @@ def test_a_disk_that_fills_up_while_building_changes_nothing(fresh: Shop) -> Non
     edit(fresh, ("keep_releases = 3", 'keep_releases = 3\nminimum_free = "0MB"'))
     with full_disk(fresh.server, "/srv/pos", free_kib=200), unseen(fresh):
         done = fresh.fab("deploy", "--ref", "code-only", check=1)
-        assert "No space left on device" in done.stderr
+        assert "no room is left on the disk of /srv/pos" in done.stderr
+        assert "fab cleanup" in done.stderr
     deploy_another(fresh)
 
 
