@@ -129,12 +129,16 @@ def set_port(checkout: Checkout) -> None:
     assert f"port = {checkout.port} " in file.read_text()
 
 
-def end(*checkouts: Checkout) -> None:
+def end(checkout: Checkout) -> None:
     """What a test left running: deleting the folder must be enough."""
-    for one in checkouts:
-        shutil.rmtree(one.folder)
-    for one in checkouts:
-        assert within(60, lambda one=one: not one.processes()), [command_line(pid) for pid in one.processes()]
+    configured = checkout.folder / ".sandbox/.releases/supervisor/supervisord.conf"
+    sockets = re.findall(
+        r"^serverurl=unix://(.*)/", configured.read_text() if configured.exists() else "", re.MULTILINE
+    )
+    shutil.rmtree(checkout.folder)
+    assert within(60, lambda: not checkout.processes()), [command_line(pid) for pid in checkout.processes()]
+    for folder in sockets:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
