@@ -95,7 +95,7 @@ sweep() {
 }
 
 discard() { # ID   undo of building
-  rm -rf "${STAGING:?}/$1"
+  rm -rf "${STAGING:?}/$1" "${STAGING:?}/$1.index"
   remove_release "$1"
   sweep
 }

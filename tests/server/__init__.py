@@ -1,1 +1,5 @@
 """The whole product against real servers."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.server.looking")
