@@ -77,7 +77,12 @@ def measure(folder: Path, rounds: int, round_trips: list[float]) -> str:
     prepare(server)
     parts = [header(rounds)]
     for round_trip in round_trips:
-        with slow_link(server, round_trip) if round_trip else nullcontext((server.address, server.ssh_port)) as (address, port):
+        with (
+            slow_link(server, round_trip) if round_trip else nullcontext((server.address, server.ssh_port)) as (
+                address,
+                port,
+            )
+        ):
             shop.configure(addresses=[(address, port)])
             rows = one_link(folder / f"rtt{round_trip:g}", shop, address, port, revisions, rounds)
         parts.append(table(f"Round trip {round_trip:g} ms", rows))
@@ -97,16 +102,30 @@ def origin(path: Path) -> tuple[str, str]:
 
 def prepare(server: Server) -> None:
     """Folders, units and environments of the other tools; one database and one Redis for all."""
-    environment = server.run("cat /srv/pos/shared/.env.production").stdout.replace("pos.test", "pos.test,floor.test,cap.test,ansible.test,inplace.test")
+    environment = server.run("cat /srv/pos/shared/.env.production").stdout.replace(
+        "pos.test", "pos.test,floor.test,cap.test,ansible.test,inplace.test"
+    )
     server.put("/srv/pos/shared/.env.production", environment, mode=0o640, owner="deploy:app")
     for app in ("floor", "cap", "ansible", "inplace"):
         for path, text in (floor_units() if app == "floor" else units(app)).items():
             server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
-        server.run(f"install -d -o deploy -g app /srv/{app} /srv/{app}/releases /srv/{app}/shared && install -d -o app -g www-data -m 2775 /srv/{app}/shared/media /srv/{app}/media")
-        server.put(f"/srv/{app}/env" if app == "inplace" else f"/srv/{app}/shared/env", environment, mode=0o640, owner="deploy:app")
-    server.run("sed -i 's/^#*LogLevel.*/LogLevel VERBOSE/' /etc/ssh/sshd_config; systemctl reload ssh; systemctl daemon-reload; systemctl reload nginx")
+        server.run(
+            f"install -d -o deploy -g app /srv/{app} /srv/{app}/releases /srv/{app}/shared && "
+            f"install -d -o app -g www-data -m 2775 /srv/{app}/shared/media /srv/{app}/media"
+        )
+        server.put(
+            f"/srv/{app}/env" if app == "inplace" else f"/srv/{app}/shared/env",
+            environment,
+            mode=0o640,
+            owner="deploy:app",
+        )
     server.run(
-        "git init -q --bare /srv/floor/repo.git && git clone -q /srv/git/pos.git /srv/inplace/app && cd /srv/inplace/app && "
+        "sed -i 's/^#*LogLevel.*/LogLevel VERBOSE/' /etc/ssh/sshd_config; systemctl daemon-reload; "
+        "systemctl reload ssh nginx"
+    )
+    server.run(
+        "git init -q --bare /srv/floor/repo.git && git clone -q /srv/git/pos.git /srv/inplace/app && "
+        "cd /srv/inplace/app && "
         "rm -rf media && ln -s /srv/inplace/media media && python3 -m venv .venv",
         user="deploy",
         timeout=300,
@@ -135,7 +154,9 @@ def one_link(folder: Path, shop: Shop, address: str, port: int, revisions: tuple
 
 
 def _door(name: str) -> str:
-    return {"floor": "floor", "deploy.sh": "inplace", "Capistrano": "cap", "Ansible": "ansible"}.get(name.split(":")[0].split(" ")[0], "pos")
+    return {"floor": "floor", "deploy.sh": "inplace", "Capistrano": "cap", "Ansible": "ansible"}.get(
+        name.split(":")[0].split(" ")[0], "pos"
+    )
 
 
 def _ours(shop: Shop, *words: str) -> dict[str, object]:
@@ -145,14 +166,21 @@ def _ours(shop: Shop, *words: str) -> dict[str, object]:
 def _theirs(folder: Path, rival: Rival, ref: str, *, back: bool = False) -> dict[str, object]:
     words = [word.format(ref=ref, old=ref) for word in (rival.rollback if back else rival.deploy)]
     environment = {**os.environ, "REF": ref, "ANSIBLE_CONFIG": str(folder / "ansible.cfg")}
-    return {"args": words, "cwd": folder / "cap" if words[0] == "cap" else folder, "env": environment, "input": rival.rollback_script if back else rival.script}
+    return {
+        "args": words,
+        "cwd": folder / "cap" if words[0] == "cap" else folder,
+        "env": environment,
+        "input": rival.rollback_script if back else rival.script,
+    }
 
 
 def _timed(server: Server, call: dict[str, object]) -> tuple[float, tuple[int, int]]:
     """Whole-process seconds, and (connections, execs) that sshd saw."""
     since = server.run("date +%s.%N").stdout.strip()
     started = time.monotonic()
-    done = subprocess.run(call["args"], cwd=call["cwd"], env=call["env"], input=call["input"], text=True, capture_output=True, timeout=600)  # type: ignore[call-overload]
+    done = subprocess.run(
+        call["args"], cwd=call["cwd"], env=call["env"], input=call["input"], text=True, capture_output=True, timeout=600
+    )  # type: ignore[call-overload]
     seconds = time.monotonic() - started
     if done.returncode:
         raise SystemExit(f"{call['args']} failed: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
@@ -164,7 +192,12 @@ def _timed(server: Server, call: dict[str, object]) -> tuple[float, tuple[int, i
 def _users(server: Server, door: str) -> Iterator[list[int]]:
     """20 requests a second through the tool's front door, each a connection of its own: [asked, not answered 200]."""
     seen, over = [0, 0], threading.Event()
-    if server.run(f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: {door}.test' http://127.0.0.1/healthz", check=False).stdout != "200":
+    if (
+        server.run(
+            f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: {door}.test' http://127.0.0.1/healthz", check=False
+        ).stdout
+        != "200"
+    ):
         yield seen
         return
 
@@ -204,8 +237,9 @@ def table(title: str, rows: list[Row]) -> str:
     ]
     for row in rows:
         deploy, rollback = statistics.median(row.deploys), statistics.median(row.rollbacks)
-        ratios = statistics.median(a / b for a, b in zip(row.deploys, floor.deploys, strict=True)), statistics.median(
-            a / b for a, b in zip(row.rollbacks, floor.rollbacks, strict=True)
+        ratios = (
+            statistics.median(a / b for a, b in zip(row.deploys, floor.deploys, strict=True)),
+            statistics.median(a / b for a, b in zip(row.rollbacks, floor.rollbacks, strict=True)),
         )
         lines.append(
             f"| {row.name} | {deploy:.2f} | {ratios[0]:.2f} | {rollback:.2f} | {ratios[1]:.2f} | "
@@ -217,20 +251,28 @@ def table(title: str, rows: list[Row]) -> str:
 def header(rounds: int) -> str:
     return f"""# Benchmarks
 
-`make bench` prints these tables (`python -m bench --write docs/benchmarks.md` keeps them). {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores,
-Linux {platform.release().split("-")[0]}, medians of {rounds} rounds, the tools taking turns; ratios are medians of the ratio within each round.
+`make bench` prints these tables (`python -m bench --write docs/benchmarks.md` keeps them).
+{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Linux {platform.release().split("-")[0]},
+medians of {rounds} rounds, the tools taking turns; ratios are medians of the ratios within each round.
 
-The work: the example application (`examples/pos`: 3 processes kinds, PostgreSQL, Redis, nginx) on one real server, a commit that changes one line
-of code and nothing else; then a rollback. Seconds are of the whole process on the operator's side, its start included. Meanwhile 20 requests a
-second ask the same front door. The floor is one hand-written script over one ssh connection which does the same switch as ours with a fixed set of
-checks, no lock across hosts, no way back, no plan and no report (`bench/rivals.py` has it and the others). Round trips are made by a delay proxy.
+The work: the example application (`examples/pos`: web, worker and beat, PostgreSQL, Redis, nginx) on one real server,
+a commit that changes one line of code and nothing else; then a rollback. Seconds are of the whole process on the
+operator's side, its start included. Meanwhile 20 requests a second ask the tool's own front door.
+
+The floor is one hand-written script over one ssh connection that switches as ours does, with a fixed set of checks and
+no lock across hosts, no way back, no plan and no report; `bench/rivals.py` has it and the others. Round trips are made
+by a delay proxy on loopback.
 """
 
 
 def _install(*packages: str) -> None:
     missing = [one for one in packages if one and not shutil.which({"capistrano": "cap"}.get(one, one))]
     if missing:
-        subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 if __name__ == "__main__":

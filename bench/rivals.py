@@ -172,7 +172,13 @@ def units(app: str) -> dict[str, str]:
         bind = f" --bind unix:/run/{app}/web.sock" if name == "web" else ""
         more = f"RuntimeDirectory={app}\nRuntimeDirectoryMode=0755\nType=notify" if name == "web" else ""
         files[f"/etc/systemd/system/{app}-{name}.service"] = SERVICE.format(
-            app=app, name=name, root=root, environment=environment, id=app, command=command.format(app=app) + bind, more=more
+            app=app,
+            name=name,
+            root=root,
+            environment=environment,
+            id=app,
+            command=command.format(app=app) + bind,
+            more=more,
         )
     files[f"/etc/nginx/conf.d/{app}.conf"] = NGINX.format(app=app, socket=f"/run/{app}/web.sock")
     files[f"/etc/sudoers.d/{app}"] = "deploy ALL=(root) NOPASSWD: /usr/bin/systemctl\n"
@@ -194,7 +200,9 @@ def floor_units() -> dict[str, str]:
             command=command.format(app="floor"),
             more="Type=notify\nKillMode=control-group" if name == "web" else "KillMode=mixed",
         )
-        files[f"/etc/systemd/system/floor-{name}{'' if single else '@'}.service"] = text.replace("[Service]", f"{more}\n[Service]", 1)
+        files[f"/etc/systemd/system/floor-{name}{'' if single else '@'}.service"] = text.replace(
+            "[Service]", f"{more}\n[Service]", 1
+        )
     files["/etc/systemd/system/floor-web@.socket"] = (
         "[Socket]\nListenStream=/run/floor/%i.sock\nSocketUser=app\nSocketGroup=www-data\nSocketMode=0660\nRemoveOnStop=yes\n"
     )
@@ -226,7 +234,9 @@ def rivals(folder: Path, ssh: list[str], address: str, port: int, key: Path) -> 
     )
     (folder / "deploy.yml").write_text(PLAYBOOK)
     (folder / "rollback.yml").write_text(PLAYBOOK_ROLLBACK)
-    (folder / "hosts").write_text(f"server ansible_host={address} ansible_port={port} ansible_user=deploy ansible_ssh_private_key_file={key}\n")
+    (folder / "hosts").write_text(
+        f"server ansible_host={address} ansible_port={port} ansible_user=deploy ansible_ssh_private_key_file={key}\n"
+    )
     (folder / "ansible.cfg").write_text(
         "[defaults]\nhost_key_checking=False\ninterpreter_python=/usr/bin/python3\n[ssh_connection]\npipelining=True\n"
         f"ssh_args=-o ControlMaster=auto -o ControlPersist=60s {shlex.join(options)}\n"
@@ -236,5 +246,9 @@ def rivals(folder: Path, ssh: list[str], address: str, port: int, key: Path) -> 
         Rival("floor: one hand-written script", [*shell, "{ref}"], shell, FLOOR, FLOOR_ROLLBACK),
         Rival("deploy.sh in place", [*shell, "{ref}"], [*shell, "{old}"], IN_PLACE, IN_PLACE),
         Rival("Capistrano", ["cap", "production", "deploy"], ["cap", "production", "deploy:rollback"]),
-        Rival("Ansible (pipelining)", ["ansible-playbook", "-i", "hosts", "-e", "ref={ref}", "deploy.yml"], ["ansible-playbook", "-i", "hosts", "rollback.yml"]),
+        Rival(
+            "Ansible (pipelining)",
+            ["ansible-playbook", "-i", "hosts", "-e", "ref={ref}", "deploy.yml"],
+            ["ansible-playbook", "-i", "hosts", "rollback.yml"],
+        ),
     ]
