@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 import sys
 import time
@@ -84,7 +85,7 @@ class Scene:
 
     def lock(self, what: str, wait: str = "") -> None:
         """On every host, or on none. LockedError names the holder."""
-        line = f"{who()}: {what}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        line = f"{who()} (process {os.getpid()}): {what}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         patience = time.monotonic() + (seconds(wait) if wait else 0)
         finishing = time.monotonic() + 100
         said = False
@@ -94,8 +95,8 @@ class Scene:
             if not busy:
                 return
             host, holder = next(iter(busy.items()))
-            # A run whose operator is gone ends by itself, soon.
-            if time.monotonic() >= (finishing if "finishing:" in holder else patience):
+            # A run whose operator is gone ends by itself; the server knows that later than this machine.
+            if time.monotonic() >= (finishing if "finishing:" in holder or _is_dead(holder) else patience):
                 raise LockedError(
                     f"{host} is locked by {holder}", "wait for it, or `--wait 10m`; it is free when that run ends"
                 )
@@ -186,6 +187,12 @@ class Scene:
             warning = notify(os.environ[variable], event)
             if warning:
                 self.tell(Note(warning, warning=True))
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the lock's holder was a process of ours, on this machine, that is gone."""
+    found = re.match(re.escape(who()) + r" \(process (\d+)\): ", holder)
+    return bool(found) and not Path(f"/proc/{found[1]}").exists()
 
 
 def _last_lines(log: tuple[str, ...]) -> str:

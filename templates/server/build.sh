@@ -127,12 +127,12 @@ install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
   export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 VIRTUAL_ENV=$dir/.venv
   if [ "$lock" = uv.lock ]; then
     for group in $groups; do words+=(--group "$group"); done
-    (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
-    [ $# = 0 ] || "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} -- "$@"
+    (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv nice "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
+    [ $# = 0 ] || nice "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} -- "$@"
     return
   fi
   if [ $# = 0 ] && grep -q -- '--hash=' "$dir/$lock"; then words+=(--require-hashes); fi
-  (cd "$dir/$(dirname "$lock")" && "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${words[@]}" \
+  (cd "$dir/$(dirname "$lock")" && nice "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${words[@]}" \
     ${constraints:+-c "$dir/$constraints"} -r "$dir/$lock" "$@")
 }
 
@@ -141,11 +141,11 @@ install_with_pip() { # DIR LOCK CONSTRAINTS EXTRA...
   shift 3
   case $lock in uv.lock | pylock.toml) die "$lock needs uv" "see [python] installer in releases.toml" ;; esac
   if [ "$lock" = pyproject.toml ]; then set -- "$dir" "$@"; else set -- -r "$dir/$lock" "$@"; fi
-  "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "$@"
+  nice "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "$@"
 }
 
 compile_code() { # ID   the services may not write into the release: without this every start compiles again
-  "$STAGING/$1/.venv/bin/python" -m compileall -q -j 1 -x '/\.(venv|release)/|/node_modules/' "$STAGING/$1" >/dev/null || true
+  nice "$STAGING/$1/.venv/bin/python" -m compileall -q -j 1 -x '/\.(venv|release)/|/node_modules/' "$STAGING/$1" >/dev/null || true
 }
 
 # What git brought along in a shared folder seeds it once; what shared/ holds is never overwritten.
