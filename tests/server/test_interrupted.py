@@ -293,7 +293,7 @@ def test_two_operators_at_the_same_moment(shop: Shop) -> None:
     both = [shop.start("deploy", "--ref", revision, "--force") for _ in range(2)]
     codes, said = zip(*(ended(one) for one in both), strict=True)
     assert sorted(codes) == [0, 3], "\n".join(said)
-    told = re.search(r"locked by \S+@\S+: deploy (\S+), since (\S+ \S+) UTC", said[codes.index(3)])
+    told = re.search(r"locked by \S+@\S+ \(process \d+\): deploy (\S+), since (\S+ \S+) UTC", said[codes.index(3)])
     assert told, said[codes.index(3)]
     assert told[1] == revision
     assert datetime.fromisoformat(told[2] + "+00:00") >= began, "that is who held it before"
