@@ -15,7 +15,7 @@ import invoke
 class Executor(fabric.executor.Executor):
     """Fabric runs a task once per host of -H: two halves of a fleet, two releases. Here -H is a filter."""
 
-    def expand_calls(self, calls: list[Any], apply_hosts: bool = True) -> list[Any]:
+    def expand_calls(self, calls: list[Any], apply_hosts: bool = True) -> list[Any]:  # noqa: ARG002 - Fabric's
         named = self.core[0].args.hosts.value or ""
         self.config["only"] = tuple(one.strip() for one in named.split(",") if one.strip())
         self.config["identity"] = tuple(self.core[0].args.identity.value or ())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,47 +16,19 @@ from typing import Any
 
 import invoke
 
+from ._operator import chosen, who
 from .engine.execute import Tell, ask, execute
 from .engine.local import open_local
 from .engine.session import Session, new_nonce
 from .model.config import Host, Stage, seconds
-from .model.errors import FailedError, HostLost, LockedError, PreflightError, UsageError
-from .model.event import Event, Note, PlanFinished
+from .model.errors import FailedError, HostLost, LockedError, PreflightError
+from .model.event import Note, PlanFinished
 from .model.facts import HostFacts
 from .model.plan import Plan
 from .model.shell import Script
 from .remote import files, library, survey
 from .report.choose import reporters
 from .report.reporter import together
-
-CONFIG = Path("releases.toml")
-
-
-def load_stage(name: str) -> Stage:
-    from .config.load import load, stage
-
-    return stage(load(CONFIG), name)
-
-
-def chosen(stage: Stage, context: invoke.Context) -> tuple[Host, ...]:
-    """The hosts -H leaves. UsageError for one that is not of this stage."""
-    only: tuple[str, ...] = tuple(context.config.get("only", ()))
-    unknown = [name for name in only if name not in {one for host in stage.hosts for one in (host.name, host.address)}]
-    if unknown:
-        names = ", ".join(host.name for host in stage.hosts)
-        raise UsageError(f"-H {','.join(unknown)}: not a host of stage {stage.name}", f"its hosts are {names}")
-    return tuple(host for host in stage.hosts if not only or host.name in only or host.address in only)
-
-
-def who() -> str:
-    """Who acts, as journals and locks show it."""
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        return (
-            f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
-        )
-    if os.environ.get("GITLAB_CI") == "true":
-        return f"{os.environ.get('GITLAB_USER_LOGIN', 'somebody')} (GitLab job {os.environ.get('CI_JOB_ID', '?')})"
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 @contextmanager
@@ -192,7 +162,7 @@ class Scene:
 def _is_dead(holder: str) -> bool:
     """Whether the lock's holder was a process of ours, on this machine, that is gone."""
     found = re.match(re.escape(who()) + r" \(process (\d+)\): ", holder)
-    return bool(found) and not Path(f"/proc/{found[1]}").exists()
+    return found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
 def _last_lines(log: tuple[str, ...]) -> str:
@@ -238,39 +208,3 @@ def must(result: Any, host: str) -> Any:
         message, hint = result.error
         raise FailedError(f"{host}: {message}" + _last_lines(result.log), hint)
     return result
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """UsageError where nobody can answer, FailedError where the answer is no."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(question, "nobody can answer here: say --yes")
-    print(f"{question}\nType yes to go on: ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise FailedError("not confirmed; nothing was changed")
-
-
-def strong() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-__all__ = [
-    "Event",
-    "Mapping",
-    "Scene",
-    "chosen",
-    "confirm",
-    "load_stage",
-    "must",
-    "now",
-    "open_host",
-    "scene",
-    "strong",
-    "talk",
-    "who",
-]

@@ -34,10 +34,10 @@ SHARED = {
 }
 
 
-def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callable[..., Any]], invoke.Task]:
+def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callable[..., Any]], invoke.Task[Any]]:
     """Declare a task. `help` is for its own flags; shared ones are known here."""
 
-    def declare(function: Callable[..., Any]) -> invoke.Task:
+    def declare(function: Callable[..., Any]) -> invoke.Task[Any]:
         named = inspect.signature(function).parameters
         told = {name: text for name, text in SHARED.items() if name in named} | (help or {})
 
@@ -49,7 +49,7 @@ def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callab
                 flags["dry_run"] = True
             guarded(function, context, *words, **flags)
 
-        made: invoke.Task = invoke.task(help=told, auto_shortflags=False, **options)(run)
+        made: invoke.Task[Any] = invoke.task(help=told, auto_shortflags=False, **options)(run)
         return made
 
     return declare
@@ -91,7 +91,7 @@ def report_bug() -> None:
     """Where, never with what: a frame's values may be secrets."""
     from . import __version__
 
-    trace = traceback.TracebackException(*sys.exc_info())  # type: ignore[arg-type]
+    trace = traceback.TracebackException(*sys.exc_info())
     lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in trace.stack[-8:]]
     lines.append(f"  {trace.exc_type.__name__ if trace.exc_type else ''}: {str(trace)[:300]}")
     print(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import invoke
 
-from ._scene import Scene, confirm, load_stage, must, now, scene, talk, who
+from ._operator import confirm, load_stage, now, who
+from ._scene import Scene, must, scene, talk
 from ._task import task
 from .engine.execute import ask
 from .model.config import Stage

@@ -8,7 +8,7 @@ import sys
 
 import invoke
 
-from ._scene import chosen, load_stage
+from ._operator import chosen, load_stage
 from ._task import task
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
@@ -49,7 +49,8 @@ def _command(stage: Stage, words: list[str]) -> str:
         for index, word in enumerate(words)
     )
     return (
-        f'release=$(readlink -f {current}) && [ -d "$release" ] || {{ echo "nothing is live in {stage.deploy_to}" >&2; exit 1; }}; '
+        f'release=$(readlink -f {current}) && [ -d "$release" ] '
+        f'|| {{ echo "nothing is live in {stage.deploy_to}" >&2; exit 1; }}; '
         f'exec /usr/bin/env python3 -IS "$release/.release/launch.py" exec -- {told}'
     )
 

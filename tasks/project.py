@@ -9,7 +9,7 @@ from pathlib import Path
 
 import invoke
 
-from ._scene import chosen, load_stage
+from ._operator import chosen, load_stage
 from ._task import task
 from .model.errors import UsageError
 

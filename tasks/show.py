@@ -9,7 +9,8 @@ from typing import Any
 
 import invoke
 
-from ._scene import Scene, load_stage, must, now, scene, strong, talk, who
+from ._operator import confirm, load_stage, now, strong, who
+from ._scene import Scene, must, scene, talk
 from ._task import task
 from .engine.execute import Interrupted, together
 from .engine.session import Mark
@@ -136,14 +137,12 @@ def maintenance(
 def cleanup(context: invoke.Context, stage: str = "") -> None:
     """Remove what no release needs: old releases, leftovers, old static files, loose git objects."""
     here = load_stage(stage)
-    _mutate(context, stage, "cleanup", operate.cleanup(here, who()), "tidy")
+    _mutate(context, stage, "cleanup", operate.cleanup(here), "tidy")
 
 
 @task()
 def stop(context: invoke.Context, stage: str = "", yes: bool = False) -> None:
     """Stop every service of the application; `fab start` or a deploy brings it back."""
-    from ._scene import confirm
-
     here = load_stage(stage)
     if here.manager == "systemd":
         confirm(f"Stop {here.application} on stage {here.name}? Visitors will see an error page.", yes=yes)

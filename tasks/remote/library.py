@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ..model.config import Host, Stage
-from ..model.shell import quoted
+from ..model.shell import Word, quoted
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LEASE_SECONDS = 12
@@ -35,6 +35,7 @@ def opening(stage: Stage, host: Host, nonce: str, variables: Mapping[str, str] |
     """What turns a bare bash into a session on `host`: the library, then its one call."""
     layout = stage.layout
     kinds = [f"{name}={service.kind}" for name, service in stage.services_on(host).items()]
-    words = [nonce, layout.deploy_to, layout.run, stage.application, stage.manager, LEASE_SECONDS, stage.port, *kinds]
+    where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.application, stage.manager]
+    words = [*where, LEASE_SECONDS, stage.port, *kinds]
     given = "".join(f"{name}={quoted(value)}\n" for name, value in (variables or {}).items())
     return f"{library()}export LC_ALL=C.UTF-8\n{given}session {' '.join(quoted(word) for word in words)}\n"

@@ -39,5 +39,5 @@ def pin(id: str, *, on: bool) -> Script:
     return script(("pin", id, "on" if on else "off"))
 
 
-def cleanup(stage: Stage, who: str) -> Script:
+def cleanup(stage: Stage) -> Script:
     return script(("prepare_folders",)) + release.prune(stage) + script(("collect_garbage",))

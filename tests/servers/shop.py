@@ -133,7 +133,8 @@ class Shop:
             address, port = addresses[index] if addresses else (server.address, server.ssh_port)
             role = roles[index] if roles else ('["web", "worker", "beat", "db"]' if index == 0 else '["web", "worker"]')
             hosts.append(
-                f'  {{ name = "app{index + 1}", address = "{address}", port = {port}, user = "deploy", roles = {role}, host_key = "{key}", identity = "{client_key()}" }},'
+                f'  {{ name = "app{index + 1}", address = "{address}", port = {port}, user = "deploy", roles = {role}, '
+                f'host_key = "{key}", identity = "{client_key()}" }},'
             )
         (self.folder / "releases.toml").write_text(TOML.format(more=more, hosts="\n".join(hosts)))
         (self.folder / "fabfile.py").write_text("from tasks import namespace\n")
@@ -146,7 +147,8 @@ class Shop:
                 server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
             server.run(
                 "visudo -cqf /etc/sudoers.d/pos && systemctl daemon-reload && systemctl enable -q pos.service && "
-                "ln -sf /etc/nginx/sites-available/pos /etc/nginx/sites-enabled/pos && rm -f /etc/nginx/sites-enabled/default && "
+                "ln -sf /etc/nginx/sites-available/pos /etc/nginx/sites-enabled/pos && "
+                "rm -f /etc/nginx/sites-enabled/default && "
                 "nginx -q -t && systemctl reload-or-restart nginx"
             )
 
@@ -171,16 +173,19 @@ def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str =
     for server in servers:
         fill(server, origin)
         server.run(
-            "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
+            "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && "
+            "install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
             "usermod -aG app,www-data deploy"
         )
     first.run(
-        "pg_conftool 15 main set listen_addresses '*' && echo 'host all pos 10.0.0.0/8 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf && "
+        "pg_conftool 15 main set listen_addresses '*' && "
+        "echo 'host all pos 10.0.0.0/8 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf && "
         "sed -i 's/^bind .*/bind 0.0.0.0/; s/^protected-mode yes/protected-mode no/' /etc/redis/redis.conf && "
         "systemctl restart postgresql@15-main redis-server"
     )
     first.run(
-        """until pg_isready -q; do sleep 0.1; done; psql -qc "create role pos login createdb password 'pos'" -c "create database pos owner pos" """,
+        "until pg_isready -q; do sleep 0.1; done; "
+        """psql -qc "create role pos login createdb password 'pos'" -c "create database pos owner pos" """,
         user="postgres",
     )
     shop.put_environment()

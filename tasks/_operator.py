@@ -1,0 +1,63 @@
+"""The person at the keyboard, or the job in their place: who acts, on which stage and hosts, and what they confirm."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import invoke
+
+from .model.config import Host, Stage
+from .model.errors import FailedError, UsageError
+
+CONFIG = Path("releases.toml")
+
+
+def load_stage(name: str) -> Stage:
+    from .config.load import load, stage
+
+    return stage(load(CONFIG), name)
+
+
+def chosen(stage: Stage, context: invoke.Context) -> tuple[Host, ...]:
+    """The hosts -H leaves. UsageError for one that is not of this stage."""
+    only: tuple[str, ...] = tuple(context.config.get("only", ()))
+    unknown = [name for name in only if name not in {one for host in stage.hosts for one in (host.name, host.address)}]
+    if unknown:
+        names = ", ".join(host.name for host in stage.hosts)
+        raise UsageError(f"-H {','.join(unknown)}: not a host of stage {stage.name}", f"its hosts are {names}")
+    return tuple(host for host in stage.hosts if not only or host.name in only or host.address in only)
+
+
+def who() -> str:
+    """Who acts, as journals and locks show it."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        return (
+            f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
+        )
+    if os.environ.get("GITLAB_CI") == "true":
+        return f"{os.environ.get('GITLAB_USER_LOGIN', 'somebody')} (GitLab job {os.environ.get('CI_JOB_ID', '?')})"
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """UsageError where nobody can answer, FailedError where the answer is no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(question, "nobody can answer here: say --yes")
+    print(f"{question}\nType yes to go on: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise FailedError("not confirmed; nothing was changed")
+
+
+def strong() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
