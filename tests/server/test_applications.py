@@ -15,7 +15,6 @@ from tests.server.looking import (
     deploy_another,
     edit,
     generations,
-    releases,
     said,
     sell,
     sql,
@@ -340,7 +339,7 @@ def test_a_gunicorn_configuration_of_its_own_does_not_take_the_socket_away(shop:
 def test_the_previous_release_is_kept_warm_until_the_next(fresh: Shop) -> None:
     edit(fresh, ("keep_releases = 3", "keep_releases = 3\nkeep_warm = true"))
     first = fresh.current()
-    second = deploy_another(fresh)
+    deploy_another(fresh)
     web = fresh.server.run(f"systemctl show -P MainPID pos-web@{first}").stdout
     assert fresh.server.run(f"systemctl is-active pos-web@{first}").stdout.strip() == "active"
     fresh.fab("rollback")
@@ -350,7 +349,6 @@ def test_the_previous_release_is_kept_warm_until_the_next(fresh: Shop) -> None:
     await_that(
         lambda: generations(fresh) == {first, third}, lambda: f"{generations(fresh)} run, not {first} and {third}"
     )
-    assert second in releases(fresh)
 
 
 # -- the server
