@@ -90,6 +90,7 @@ def closed_port() -> int:
         SECRET_PATH,
         "",
     ],
+    ids=["closed", "closed, https", "ftp", "port", "blank", "bracket", "path", "empty"],
 )
 def test_whatever_is_wrong_with_the_address_it_is_a_warning_without_the_address(url: str) -> None:
     warning = webhook.notify(url, FINISHED)
