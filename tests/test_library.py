@@ -379,6 +379,20 @@ def test_whatever_an_interruption_left_repair_decides_it(at: Library, name: str)
         assert (at.folder / "running" / f"web@{current(at)}").exists()
 
 
+def test_a_rollback_cut_at_its_very_end_still_marks_what_it_left(at: Library) -> None:
+    """Else the next rollback goes to the release that was just rolled back from."""
+    release(at, IDS[0], "live")
+    release(at, IDS[1], "live")
+    at.ok(
+        say("journal", "live", IDS[0], "", "ada", "")
+        + say("journal", "live", IDS[1], IDS[0], "ada", "")
+        + say("journal", "live", IDS[0], IDS[1], "ada", "rollback, code-only")
+        + say("point_current", IDS[0])
+    )
+    at.ok(say("repair", "{}", "ada"))
+    assert (state(at, IDS[0]), state(at, IDS[1])) == ("live", "bad")
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_prune_keeps_what_is_live_pinned_running_and_the_newest_that_were_live(at: Library, seed: int) -> None:
     chance = random.Random(seed)

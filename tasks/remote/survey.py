@@ -27,6 +27,7 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
     units: dict[str, str] = {}
     problems: list[tuple[str, str]] = []
     leftovers: list[str] = []
+    warm: list[str] = []
     for mark in marks:
         match mark:
             case ("fact", name, value):
@@ -39,6 +40,8 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
                 units[name] = state
             case ("problem", what, hint):
                 problems.append((what, hint))
+            case ("warm", id):
+                warm.append(id)
             case ("leftover", what):
                 leftovers.append(what)
             case ("size", id, kilobytes):
@@ -51,6 +54,7 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
         journal=tuple(journal),
         leftovers=tuple(leftovers),
         units=units,
+        warm=tuple(warm),
         lock=facts.get("lock", ""),
         freeze=facts.get("freeze", ""),
         problems=tuple(problems),

@@ -184,7 +184,7 @@ repair() { # PROBE BY
     [ "$id" != "$current" ] || continue
     state=$(state_of "$id")
     case $state in
-      live) set_state "$id" retired ;;
+      live) if rolled_back_from "$id" "$current"; then set_state "$id" bad; else set_state "$id" retired; fi ;;
       retired | bad) ;;
       *) warn "release $id was never live: removed"; remove_release "$id" ;;
     esac
@@ -195,6 +195,10 @@ repair() { # PROBE BY
   fi
   stop_strays "$current"
   rm -rf "$RELEASES"/.gc-* 2>/dev/null || true
+}
+
+rolled_back_from() { # ID CURRENT   by the newest entry: the run was cut before it could mark it
+  tail -n 1 "$PRIVATE/journal.jsonl" 2>/dev/null | grep -q "\"release\": \"$2\", \"previous\": \"$1\".*\"note\": \"rollback"
 }
 
 release_ids() {

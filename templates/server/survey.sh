@@ -12,6 +12,7 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   fi
   fact current "$current"
   for id in $(release_ids); do
+    if [ -e "$RELEASES/$id/.release/warm" ]; then mark warm "$id"; fi
     if [ -f "$RELEASES/$id/release.json" ]; then mark release "$(cat "$RELEASES/$id/release.json")"; else mark leftover "$id is not complete"; fi
   done
   while IFS= read -r line; do mark journal "$line"; done < <(tail -n 300 "$PRIVATE/journal.jsonl" 2>/dev/null | grep '^{.*}$' || true)
