@@ -164,7 +164,7 @@ probe() { # ID REQUEST_JSON
   local said status=0
   said=$(python3 -IS "$RELEASES/$1/.release/probe.py" "$2") || status=$?
   fact probe "$said"
-  PROBED=$(sed -n 's/.*"detail": "\(.*\)".*/\1/p' <<<"$said")
+  PROBED=$(sed -n 's/.*"detail": "\(.*\)".*/\1/p' <<<"$said" | sed 's/\\\(["\\]\)/\1/g')
   [ "$status" = 0 ] || printf 'not well: %s\n' "$said"
   return "$status"
 }
