@@ -133,9 +133,7 @@ class Plain:
             self._say(event.host, f"{title}  {seconds(event.seconds):>7}")
             return
         self._failed.append(event)
-        self._say(event.host, f"{title}  FAILED after {seconds(event.seconds)}")
-        for line in outcome.last_lines(event):
-            self._say(event.host, f"  | {line}")
+        self._say(event.host, f"{title}  FAILED after {seconds(event.seconds)}")  # why: on the last screen
 
     def _end(self, event: PlanFinished) -> None:
         self._closed.set()
