@@ -156,13 +156,20 @@ def _nothing_to_do(at: Scene, revision: Revision, *, dry_run: bool) -> int:
 
 
 def _settled(facts: HostFacts) -> bool:
-    """All of the live release runs, and of others only what is kept warm: a run cut off at its end retired nothing."""
+    """All of the live release runs, of others only what is kept warm, and what was to be removed is gone.
+
+    A run that was cut off at its end has seen to none of it.
+    """
 
     def right(unit: str, state: str) -> bool:
         runs, (_, pinned, id) = state in ("active", "starting"), unit.rpartition("@")
         return runs if not pinned or id == facts.current else not runs or id in facts.warm
 
-    return not facts.leftovers and all(right(unit, state) for unit, state in facts.units.items())
+    return (
+        not facts.leftovers
+        and "rubbish" not in facts.more
+        and all(right(unit, state) for unit, state in facts.units.items())
+    )
 
 
 def _new_release(stage: Stage, at: Scene, revision: Revision) -> Release:

@@ -14,6 +14,7 @@ from typing import Protocol
 from ..model.errors import HostLost
 
 HEARTBEAT_SECONDS = 3.0
+END_SECONDS = 2.0
 STOP_SECONDS = 100.0
 """A critical section is bounded by this; what is not critical is killed sooner."""
 
@@ -81,6 +82,7 @@ class Session:
     _heard: queue.Queue[Heard] = field(default_factory=queue.Queue)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
     _runs: int = 0
     _critical: bool = False
     _why: str = ""
@@ -162,8 +164,10 @@ class Session:
                 self._say("kill")
 
     def close(self) -> None:
+        """Returns when the other end has let go of its lock, or after a while: what comes next may want it."""
         with contextlib.suppress(Exception):
             self._say("end")
+        self._over.wait(END_SECONDS)
         self._closed.set()
         with contextlib.suppress(Exception):
             self.channel.close()
@@ -203,6 +207,8 @@ class Session:
             self._lose("")
         except Exception as problem:
             self._lose(problem)
+        finally:
+            self._over.set()
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):

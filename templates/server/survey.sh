@@ -19,6 +19,9 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   for path in "$STAGING"/*/ "$DEPLOY_TO"/.current.*; do
     if [ -e "$path" ] || [ -L "$path" ]; then mark leftover "$path"; fi
   done
+  for path in "$RELEASES"/.gc-*; do
+    if [ -e "$path" ]; then fact rubbish yes; fi
+  done
   if [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"; fi
   if [ -e "$PRIVATE/freeze" ]; then fact freeze "$(tr '\n\t' '  ' <"$PRIVATE/freeze")"; fi
   if [ -e "$PRIVATE/maintenance" ]; then fact maintenance on; fi

@@ -95,7 +95,7 @@ def next_revision(shop: Shop) -> str:
 @contextmanager
 def users(shop: Shop) -> Iterator[tuple[Load, Watch]]:
     """A few people are there all the time, and none of them may notice anything."""
-    with load(shop.server.address, rate=20) as some, watch(shop.server) as looking:
+    with watch(shop.server) as looking, load(shop.server.address, rate=20) as some:
         yield some, looking
     assert_none(answer for answer in some.answers if not answer.ok)
     assert_none(answer for answer in some.answers if answer.release and not looking.was_live(answer))
