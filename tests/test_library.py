@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -377,6 +378,22 @@ def test_whatever_an_interruption_left_repair_decides_it(at: Library, name: str)
         assert list(at.folder.glob(".current*")) == []
     if current(at):
         assert (at.folder / "running" / f"web@{current(at)}").exists()
+
+
+def test_what_is_removed_in_the_background_is_not_ended_with_the_run(at: Library) -> None:
+    """What ends a run ends its process group; a release half removed was left behind."""
+    tools = at.folder / "tools"
+    tools.mkdir()
+    (tools / "nice").write_text(f'#!/bin/sh\nps -o pgid= -p $$ >{tools}/group\nexec /usr/bin/nice "$@"\n')
+    (tools / "nice").chmod(0o755)
+    (at.folder / "releases" / ".gc-x" / "deep").mkdir(parents=True)
+    done = at.session.run(f"PATH={tools}:$PATH\nsweep\nps -o pgid= -p $BASHPID\n")
+    assert done.ok
+    deadline = time.monotonic() + 30
+    while (at.folder / "releases" / ".gc-x").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (at.folder / "releases" / ".gc-x").exists()
+    assert (tools / "group").read_text().strip() != done.log[-1].strip()
 
 
 def test_a_rollback_cut_at_its_very_end_still_marks_what_it_left(at: Library) -> None:

@@ -85,13 +85,10 @@ remove_release() { # ID   first a name that is no release, then its files
 
 # Slow and of no consequence: it goes on after the run, without the lock; the next repair takes what it did not.
 sweep() {
-  (
-    trap '' HUP TERM
-    nice rm -rf "$RELEASES"/.gc-* 2>/dev/null
-    # A hashed file that no release holds any more has one link left.
-    nice find "$SHARED/static" -type f -links 1 -mtime +7 -delete 2>/dev/null
-  ) 9>&- 3>&- </dev/null >/dev/null 2>&1 &
-  disown
+  # A session of its own: what ends the run's process group must not end it. A file no release holds has one link left.
+  # shellcheck disable=SC2016
+  setsid -f nice bash -c 'rm -rf "$1"/.gc-*; find "$2" -type f -links 1 -mtime +7 -delete' \
+    _ "$RELEASES" "$SHARED/static" 9>&- 3>&- </dev/null >/dev/null 2>&1
 }
 
 discard() { # ID   undo of building

@@ -124,7 +124,7 @@ leave() {
       working || break
       sleep 0.1
     done
-    kill -KILL -- "-$JOB" 2>/dev/null
+    ! working || kill -KILL -- "-$JOB" 2>/dev/null
   fi
   exit 0
 }
