@@ -756,7 +756,7 @@ def test_a_restore_that_is_killed_leaves_the_live_database_open_and_whole(
     on_postgres: Release, cluster: Cluster, tmp_path: Path, sent: signal.Signals, moment: str
 ) -> None:
     on_postgres.ok("migrate")
-    on_postgres.sql("INSERT INTO shop_item (name) SELECT 'x' FROM generate_series(1, 20000)")
+    on_postgres.sql("INSERT INTO shop_item (name) SELECT 'x' FROM generate_series(1, 400000)")  # long enough to be seen
     on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
     name = database_name(on_postgres)
     words = on_postgres.command("restore", directory=str(tmp_path), name="point")
@@ -769,12 +769,12 @@ def test_a_restore_that_is_killed_leaves_the_live_database_open_and_whole(
         wait_until_seen(cluster, process, moment)
         process.send_signal(sent)
         process.wait(timeout=60)
-    assert on_postgres.sql("SELECT count(*) FROM shop_item") == ["20000"]
+    assert on_postgres.sql("SELECT count(*) FROM shop_item") == ["400000"]
     if sent == signal.SIGTERM:
         assert cluster.names(name) == [name]
     kept = on_postgres.ok("restore", directory=str(tmp_path), name="point")["kept"]
     assert cluster.names(name) == [name, kept]
-    assert on_postgres.sql("SELECT count(*) FROM shop_item") == ["20000"]
+    assert on_postgres.sql("SELECT count(*) FROM shop_item") == ["400000"]
 
 
 def wait_until_seen(cluster: Cluster, process: subprocess.Popen[bytes], moment: str) -> None:
