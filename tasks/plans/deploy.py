@@ -95,11 +95,11 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         everywhere(
             "switch",
             "Switch and prove it",
-            lambda host: _switch(stage, host, id, was(host), who),
+            lambda host: releases.activate(stage, host, id, was(host), who),
             # beat after it: undone on its own, it would start from the release that is about to go
-            lambda host: releases.put_back(id, was(host), who, "bad") + _beat(stage, host),
+            lambda host: releases.put_back(id, was(host), who, "bad") + services.hand_over(stage, host),
         ),
-        everywhere("beat", "Hand over beat", lambda host: _beat(stage, host)),
+        everywhere("beat", "Hand over beat", lambda host: services.hand_over(stage, host)),
         batch=batch or stage.batch,
         visible=True,
     )
@@ -154,17 +154,6 @@ def _workers(stage: Stage, host: Host, id: str) -> Script:
         + services.await_ready(stage, host, id, "worker")
         + services.queues_served(stage, host, id)
     )
-
-
-def _switch(stage: Stage, host: Host, id: str, previous: str, who: str, **more: str) -> Script:
-    """A host without web processes has no door to ask at: its switch is proved by its workers."""
-    if services.names(stage, host, "web"):
-        return releases.activate(stage, id, previous, who, **more)
-    return releases.activate_unasked(id, previous, who, **more)
-
-
-def _beat(stage: Stage, host: Host) -> Script:
-    return services.hand_over() if services.names(stage, host, "beat") else Script()
 
 
 def _retire(stage: Stage, previous: str) -> Script:

@@ -136,11 +136,8 @@ def _database(current: str, id: str, database: Database) -> tuple[Step, ...]:
 
 
 def _switch(stage: Stage, host: Host, current: str, id: str, who: str, database: Database) -> tuple[Step, ...]:
-    if services.names(stage, host, "web"):
-        said = releases.activate(stage, id, current, who, leaves="bad", note=f"rollback, {database}")
-    else:
-        said = releases.activate_unasked(id, current, who, leaves="bad", note=f"rollback, {database}")
-    beat = services.hand_over() if services.names(stage, host, "beat") else Script()
+    said = releases.activate(stage, host, id, current, who, leaves="bad", note=f"rollback, {database}")
+    beat = services.hand_over(stage, host)
     return (
         Step("switch", "Switch and prove it", said, releases.put_back(id, current, who, "retired") + beat),
         Step("beat", "Hand over beat", beat),

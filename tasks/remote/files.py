@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +63,3 @@ def _plain(value: object) -> object:
     if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f\u2028\u2029]", value):
         raise ValueError("a value for a server's file contains a control character")
     return value
-
-
-__all__ = ["Mapping", "render", "server_files", "supervisor"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..model.config import Stage
+from ..model.config import Host, Stage
 from ..model.shell import Script, script
-from . import health
+from . import health, services
 
 
 def repair(stage: Stage, current: str, who: str) -> Script:
@@ -12,14 +12,15 @@ def repair(stage: Stage, current: str, who: str) -> Script:
     return script(("repair", health.front(stage, current), who))
 
 
-def activate(stage: Stage, id: str, previous: str, who: str, *, leaves: str = "retired", note: str = "") -> Script:
-    """The switch, its proof and its record; undone on the spot when the proof fails, even with nobody watching."""
-    return script(("activate", id, previous, leaves, health.front(stage, id), who, note))
+def activate(
+    stage: Stage, host: Host, id: str, previous: str, who: str, *, leaves: str = "retired", note: str = ""
+) -> Script:
+    """The switch, its proof and its record; undone on the spot when the proof fails, even with nobody watching.
 
-
-def activate_unasked(id: str, previous: str, who: str, *, leaves: str = "retired", note: str = "") -> Script:
-    """The switch on a host that serves no web: nothing to ask there."""
-    return script(("activate", id, previous, leaves, "", who, note))
+    A host without web processes has no door to ask at: its switch is proved by its workers.
+    """
+    asked = health.front(stage, id) if services.names(stage, host, "web") else ""
+    return script(("activate", id, previous, leaves, asked, who, note))
 
 
 def put_back(id: str, previous: str, who: str, state: str) -> Script:

@@ -47,9 +47,9 @@ def stop(stage: Stage, host: Host, id: str) -> Script:
     return script(("stop_generation", id, *names(stage, host, "web", "worker")))
 
 
-def hand_over() -> Script:
+def hand_over(stage: Stage, host: Host) -> Script:
     """Beat follows `current`, whichever way it just moved."""
-    return script(("hand_over",))
+    return script(("hand_over",)) if names(stage, host, "beat") else Script()
 
 
 def await_beat(stage: Stage, host: Host) -> Script:
