@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks import namespace
+from tasks.report import pages
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "tasks"
@@ -120,7 +121,7 @@ def test_every_task_says_in_one_sentence_what_it_does() -> None:
 
 
 def test_every_flag_is_explained() -> None:
-    flags = [(name, one) for name in namespace.task_names for one in namespace[name].get_arguments()]
+    flags = [(name, one) for name in namespace.task_names for one in pages.arguments(namespace[name])]
     assert len(flags) > 40
     assert [f"fab {name} --{one.name}" for name, one in flags if not one.help] == []
 

@@ -18,6 +18,7 @@ from tasks.model.errors import EXIT_CODES
 from tasks.model.facts import HostFacts
 from tasks.model.release import Release
 from tasks.plans import deploy
+from tasks.report.pages import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -97,7 +98,7 @@ def test_every_command_and_flag_that_is_named_exists(page: Path) -> None:
 def flags_of(name: str) -> set[str]:
     task: Any = namespace[name]
     kept = dict(task.help)
-    found = {f"--{one.name.replace('_', '-')}" for one in task.get_arguments()}
+    found = {f"--{one.name.replace('_', '-')}" for one in arguments(task)}
     task.help = kept
     return found
 

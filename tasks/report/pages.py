@@ -21,6 +21,14 @@ ADVICE = {
 }
 
 
+def arguments(task: Any) -> list[Any]:
+    """A task's arguments. Invoke takes each help text out of the task as it hands it over: they are put back."""
+    kept = dict(task.help)
+    found = list(task.get_arguments())
+    task.help.update(kept)
+    return found
+
+
 def exit_codes() -> str:
     """docs/reference/exit-codes.md."""
     rows = "".join(
@@ -57,12 +65,9 @@ def tasks(declared: Iterable[Any]) -> str:
 def _task(task: Any) -> str:
     words = [f"`fab {task.name.replace('_', '-')}", *(name.upper() for name in task.positional)]
     about = " ".join((task.body.__doc__ or "").split())
-    help = dict(task.help)  # asking a task for its arguments takes the help out of it
-    arguments = task.get_arguments()
-    task.help = help
-    flags = [one for one in arguments if not one.positional]
-    rows = "".join(f"| `{_flag(one)}` | {one.help}{_default(one)} |\n" for one in flags)
-    named = "".join(f"`{one.name.upper()}`: {one.help}.\n\n" for one in arguments if one.positional)
+    asked = arguments(task)
+    rows = "".join(f"| `{_flag(one)}` | {one.help}{_default(one)} |\n" for one in asked if not one.positional)
+    named = "".join(f"`{one.name.upper()}`: {one.help}.\n\n" for one in asked if one.positional)
     return f"## {' '.join(words)}`\n\n{about}\n\n{named}" + (f"| flag | |\n|---|---|\n{rows}" if rows else "")
 
 
