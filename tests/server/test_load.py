@@ -78,7 +78,8 @@ def storm(shop: Shop, request: pytest.FixtureRequest) -> Storm:
         "/etc/nginx/nginx.conf && nginx -q -t && systemctl restart nginx"
     )
     rate, base = sustained(shop)
-    with counted_beats(shop) as beats, load(shop.server.address, rate) as users, watch(shop.server) as looking:
+    # The watch begins before the users: an answer from before its first look could not be told from a wrong one.
+    with counted_beats(shop) as beats, watch(shop.server) as looking, load(shop.server.address, rate) as users:
         storm = Storm(rate, base, users, looking, beats=beats)
         before, started = ticks(shop), time.monotonic()
         for number, what in enumerate(DEPLOYS[: int(os.environ.get("FAB_RELEASES_SWITCHES", "25"))]):
