@@ -58,7 +58,7 @@ def die(session: Session) -> None:
     assert isinstance(channel, LocalChannel)
     assert channel.process.stdin
     session._closed.set()
-    os.close(channel.process.stdin.fileno())
+    channel.process.stdin.close()
 
 
 # ---- what a run tells
@@ -396,3 +396,31 @@ def test_a_session_that_is_closed_leaves_no_process(tmp_path: Path) -> None:
     pid = process_of(session)
     session.close()
     assert processes_in(pid) == []
+
+
+def test_what_a_session_still_reads_is_not_taken_for_the_next_one_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it may be closed between two reads: the number of its pipe must not go to another pipe yet."""
+    session = open_host(tmp_path)
+    channel = session.channel
+    assert isinstance(channel, LocalChannel)
+    assert channel.process.stdout
+    pipe, late, go_on = channel.process.stdout.fileno(), threading.Event(), threading.Event()
+    real, main = os.read, threading.current_thread()
+
+    def read(descriptor: int, size: int) -> bytes:
+        if descriptor == pipe and threading.current_thread() is not main:
+            late.set()
+            go_on.wait(PATIENCE)
+        return real(descriptor, size)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(os, "read", read)
+        session.run("true")
+        assert late.wait(PATIENCE)
+        before = os.fstat(pipe).st_ino
+        session.close()
+        assert os.fstat(pipe).st_ino == before
+        go_on.set()
+        until(lambda: channel.process.stdout and channel.process.stdout.closed)

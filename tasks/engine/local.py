@@ -41,15 +41,17 @@ class LocalChannel:
         self.process.stdin.flush()
 
     def read(self) -> bytes:
+        """Closes the pipe at its end, and nobody else does: its number would be the next session's while it is read."""
         assert self.process.stdout
-        return os.read(self.process.stdout.fileno(), 65536)
+        data = os.read(self.process.stdout.fileno(), 65536)
+        if not data:
+            self.process.stdout.close()
+        return data
 
     def close(self) -> None:
         if self.process.stdin:
             self.process.stdin.close()
         self.process.wait(timeout=150)
-        if self.process.stdout:
-            self.process.stdout.close()
 
 
 def open_local(host: str, opening: str, nonce: str, tools: Path | None = None) -> Session:
