@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
-from ..model.config import Absolute, Host, Match, Service, Stage
+from ..model.config import Host, Service, Stage
+from ..model.typed import Absolute, Match
 from .shape import Problem
 
 ABSOLUTE = next(note.pattern for note in get_args(Absolute) if isinstance(note, Match))

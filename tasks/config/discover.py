@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..model.config import Inside, Reference, Stage
+from ..model.config import Stage
 from ..model.errors import UsageError
+from ..model.typed import Inside, Reference
 from .shape import fields_of
 from .source import celery, entry, first, fits, nearest, settings_named, settings_text, source_of, sources, text, told
 

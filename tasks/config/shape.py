@@ -9,7 +9,8 @@ from dataclasses import dataclass, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
-from ..model.config import Match, Stage
+from ..model.config import Stage
+from ..model.typed import Match
 from .lines import Key
 
 FAMILIAR = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..model.config import Inside, Match, Module
+from ..model.typed import Inside, Match, Module
 from .shape import bare
 
 FOREIGN = {"node_modules", "site-packages", "venv", "env", "build", "dist", "__pycache__", "tests", "test", "docs"}

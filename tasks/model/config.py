@@ -14,45 +14,29 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from .layout import Layout
+from .typed import (
+    STRICT,
+    Account,
+    Address,
+    Count,
+    Duration,
+    Hook,
+    Host_,
+    Inside,
+    Line,
+    Match,
+    Module,
+    Name,
+    Place,
+    Port,
+    Positive,
+    Reference,
+    Relative,
+    Text,
+    Variable,
+)
 
 Role = Literal["web", "worker", "beat", "db"]
-STRICT = {"extra": "forbid", "use_attribute_docstrings": True}
-
-
-@dataclass(frozen=True)
-class Match:
-    """The whole text must match `pattern`; `says` completes the sentence "must be ..."."""
-
-    pattern: str
-    says: str
-
-
-_PATH = r"(?!\.\.?(/|$))[A-Za-z0-9._+@-]+(/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+)*"
-
-Name = Annotated[str, Match(r"[A-Za-z][A-Za-z0-9_-]{0,40}", "a name: letters, digits, - and _, starting with a letter")]
-Address = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", "a host name or an IP address")]
-Account = Annotated[str, Match(r"[a-z_][a-z0-9_-]{0,31}", "the name of a Unix account")]
-Absolute = Annotated[str, Match(rf"/{_PATH}", "an absolute path without spaces or ..")]
-Relative = Annotated[str, Match(rf"((?!-){_PATH})?", "a path inside the release, without spaces or ..")]
-Inside = Annotated[str, Match(rf"(?!-){_PATH}", "a path inside the release, without spaces or ..")]
-Place = Annotated[
-    str, Match(r"(?!-)[A-Za-z0-9._+@~/-]+", "a folder, absolute or (sandbox) beside releases.toml, without spaces")
-]
-Port = Annotated[
-    int, Match(r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]", "a port: 1 to 65535")
-]
-Count = Annotated[int, Match(r"\d{1,4}", "a whole number, 0 or more")]
-Positive = Annotated[int, Match(r"[1-9]\d{0,3}", "a whole number, 1 or more")]
-Line = Annotated[str, Match(r"((?!-)[^\x00-\x1f]+)?", "one line that does not start with -")]
-Hook = Annotated[str, Match(r"[^\x00]+", "a command")]
-Text = Annotated[str, Match(r"[^\x00]*", "text without NUL characters")]
-Duration = Annotated[str, Match(r"\d+(ms|s|m|h)?", 'a duration such as "500ms", "5s", "2m" or "1h"')]
-Reference = Annotated[str, Match(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}", "a branch, tag or commit")]
-Variable = Annotated[str, Match(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
-Module = Annotated[
-    str, Match(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?)?", 'a Python module, as "pos.wsgi:application"')
-]
-Host_ = Annotated[str, Match(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d+)?)?", "a host name")]
 
 
 @dataclass(frozen=True, kw_only=True)
