@@ -34,20 +34,29 @@ Tree = dict[str, str]
 """Path -> "d", "l" + target or "f" + content."""
 
 STAND_INS = r"""
-for name in fetch compile_code static_files pool_static inspect migrate unmigrate; do eval "$name() { :; }"; done
-checkout() {
-  local file
+for name in fetch compile_code static_files pool_static inspect migrate unmigrate find; do eval "$name() { :; }"; done
+checkout() { # every second one has other requirements than the one before
+  local file number=${1%%-*}
+  number=$((10#$number / 2 * 2))
   mkdir -p "$STAGING/$1/.release"
-  for file in a b c venv; do printf '%s' "$1" >"$STAGING/$1/$file"; done
+  for file in a b c; do printf '%s' "$1" >"$STAGING/$1/$file"; done
+  printf '%08d-000000-%07x' "$number" "$number" >"$STAGING/$1/requirements.txt"
   [ ! -e "$DEPLOY_TO/next" ] || mv "$DEPLOY_TO/next" "$STAGING/$1/.$(cat "$DEPLOY_TO/next")"
 }
-environment() { :; }
+environment_key() { cat "$1/$2"; }
+build_environment() { # LOCK ID
+  local file venv=$STAGING/$2/.venv
+  mkdir -p "$venv/bin"
+  ln -s /bin/sh "$venv/bin/python"
+  for file in freeze.txt python packages; do cp "$STAGING/$2/$1" "$venv/$file"; done
+}
 queue_empty() { :; }
-sweep() { rm -rf "$RELEASES"/.gc-*; }
+sweep() { remove_rubbish; }
 probe() { # well is what runs and is whole; `.unwell` is well in private only
   local file
   [ -e "$RUNNING/web@$1" ] || return 1
-  for file in a b c venv; do [ "$(cat "$RELEASES/$1/$file")" = "$1" ] || return 1; done
+  for file in a b c; do [ "$(cat "$RELEASES/$1/$file")" = "$1" ] || return 1; done
+  cmp -s "$RELEASES/$1/.venv/packages" "$RELEASES/$1/requirements.txt" || return 1
   case $2 in *'"socket"'*) ;; *) [ "$(current_id)" = "$1" ] && [ ! -e "$RELEASES/$1/.unwell" ] ;; esac
 }
 snapshot() { [ -z "$SNAP" ] || /bin/cp -a "$DEPLOY_TO" "$SNAPSHOTS/$EPOCHREALTIME.$BASHPID"; }
@@ -60,6 +69,7 @@ SETTING = """
 NONCE=n DEPLOY_TO={folder}/host RUN={folder}/run APPLICATION=shop MANAGER=fake PORT=80
 SERVICES=(web=web worker=worker beat=beat)
 PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
+ENVIRONMENTS=$DEPLOY_TO/environments
 LOCKED='' JOB='' STEP='' RUNS=1 RUNNING=$DEPLOY_TO/running SNAPSHOTS={folder}/snapshots
 exec 3>&1
 [ -z "$SNAP" ] || {{
@@ -95,6 +105,10 @@ def write_tree(root: Path, tree: Tree) -> None:
 
 def current(tree: Tree) -> str:
     return tree.get("current", "").rpartition("/")[2]
+
+
+def environment_of(tree: Tree, id: str) -> str:
+    return tree.get(f"releases/{id}/.venv", "").removeprefix("l../../")
 
 
 def facts_of(tree: Tree) -> HostFacts:
@@ -236,8 +250,12 @@ def assert_current_is_whole(tree: Tree, told: str) -> None:
     """I1, at any instant."""
     id = current(tree)
     assert id, f"{told}: nothing is live"
-    for name in ("a", "b", "c", "venv"):
+    for name in ("a", "b", "c"):
         assert tree.get(f"releases/{id}/{name}") == f"f{id}", f"{told}: {name} of the live release {id} is not whole"
+    for one in {path.split("/")[1] for path in tree if re.fullmatch(r"releases/[^./][^/]*/release\.json", path)}:
+        place, wanted = environment_of(tree, one), tree[f"releases/{one}/requirements.txt"]
+        for name in ("packages", "freeze.txt", "python"):
+            assert tree.get(f"{place}/{name}") == wanted, f"{told}: {name} is missing in the environment of {one}"
     for name in ("release.json", ".release/services.json"):
         assert f"releases/{id}/{name}" in tree, f"{told}: the live release {id} has no {name}"
 
@@ -251,8 +269,10 @@ def assert_clean(world: World, tree: Tree, told: str) -> None:
     assert publishes(facts.journal)[-1:] == [id], f"{told}: the journal does not end with what is live"
     assert running(tree) == {f"web@{id}", f"worker@{id}", "beat"}, told
     assert tree["running/beat"] == f"f{id}", told
-    litter = [name for name in tree if re.match(r"staging/.|\.current|releases/\.|.*\.part$|\.releases/lock\.", name)]
-    assert litter == [], told
+    mess = r"staging/.|\.current|releases/\.|environments/\.|.*\.part$|\.releases/lock\."
+    assert [name for name in tree if re.match(mess, name)] == [], told
+    there = {name for name in tree if re.fullmatch(r"environments/[^/]+", name)}
+    assert there == {environment_of(tree, one.id) for one in facts.releases}, f"{told}: an environment nobody uses"
     states = {one.state for one in facts.releases}
     assert states <= {"live", "retired", "bad"}, told
     assert len(facts.releases) <= 6, f"{told}: releases pile up"

@@ -410,6 +410,76 @@ def test_a_rollback_cut_at_its_very_end_still_marks_what_it_left(at: Library) ->
     assert (state(at, IDS[0]), state(at, IDS[1])) == ("live", "bad")
 
 
+BUILD = """
+environment_key() { printf 0123456789abcdef; }
+build_environment() { # as uv would: a folder in a folder, files
+  mkdir -p "$STAGING/$2/.venv/bin" "$STAGING/$2/.venv/lib/site-packages"
+  ln -s /bin/sh "$STAGING/$2/.venv/bin/python"
+  for file in freeze.txt python lib/site-packages/django.py; do echo "$2" >"$STAGING/$2/.venv/$file"; done
+}
+"""
+
+
+def environments(at: Library) -> list[str]:
+    return sorted(path.name for path in (at.folder / "environments").iterdir())
+
+
+def built(at: Library, id: str, before: str = BUILD) -> dict[str, str]:
+    (at.folder / "staging" / id / ".release").mkdir(parents=True)
+    (at.folder / "staging" / id / "requirements.txt").write_text("django")
+    facts = at.ok(before + say("environment", id, "", "uv", "", "", "", ""))
+    (at.folder / "staging" / id).rename(at.folder / "releases" / id)
+    (at.folder / "releases" / id / "release.json").write_text('{"state": "retired"}')
+    (at.folder / "releases" / id / ".release" / "services.json").write_text("{}")
+    return facts
+
+
+def test_a_second_release_with_the_same_packages_builds_and_copies_none(at: Library) -> None:
+    at.ok(say("prepare_folders"))
+    built(at, IDS[0])
+    assert built(at, IDS[1], "environment_key() { printf 0123456789abcdef; }\n")["environment"] == "unchanged"
+    assert environments(at) == [f"0123456789abcdef-{IDS[0]}"]
+    for id in IDS[:2]:
+        assert (at.folder / "releases" / id / ".venv/lib/site-packages/django.py").read_text().strip() == IDS[0]
+        assert (at.folder / "releases" / id / ".release/freeze.txt").read_text().strip() == IDS[0]
+
+
+def test_nothing_can_be_installed_into_an_environment_that_a_release_uses(at: Library) -> None:
+    at.ok(say("prepare_folders"))
+    built(at, IDS[0])
+    place = at.folder / "environments" / environments(at)[0]
+    folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
+    assert len(folders) == 4
+    assert [path for path in folders if path.stat().st_mode & 0o222] == []
+
+
+def test_an_environment_without_its_interpreter_is_not_used_again(at: Library) -> None:
+    """The server's Python was upgraded and the old one removed."""
+    at.ok(say("prepare_folders"))
+    built(at, IDS[0], BUILD.replace("/bin/sh", "/usr/bin/python3.0"))
+    built(at, IDS[1])
+    assert (at.folder / "releases" / IDS[1] / ".venv").readlink().name == f"0123456789abcdef-{IDS[1]}"
+
+
+def test_a_half_published_environment_is_not_used_and_goes(at: Library) -> None:
+    at.ok(say("prepare_folders"))
+    (at.folder / f"environments/.new-0123456789abcdef-{IDS[0]}/bin").mkdir(parents=True)
+    built(at, IDS[1])
+    at.ok(say("point_current", IDS[1]) + say("repair", "{}", "ada"))
+    assert environments(at) == [f"0123456789abcdef-{IDS[1]}"]
+
+
+def test_an_environment_goes_with_the_last_release_that_uses_it(at: Library) -> None:
+    at.ok(say("prepare_folders"))
+    built(at, IDS[0])
+    built(at, IDS[1])
+    at.ok(say("remove_release", IDS[0]) + "remove_environments\n")
+    assert environments(at) == [f"0123456789abcdef-{IDS[0]}"]
+    at.ok(say("remove_release", IDS[1]) + "remove_environments\nremove_rubbish\n")
+    assert environments(at) == []
+    assert list((at.folder / "releases").iterdir()) == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_prune_keeps_what_is_live_pinned_running_and_the_newest_that_were_live(at: Library, seed: int) -> None:
     chance = random.Random(seed)

@@ -54,31 +54,53 @@ python_for() { # UV VERSION DIR   an interpreter that both releases.toml and the
       "install one there (apt-get install python3.x python3.x-venv) or change [python] version in releases.toml"
 }
 
-# The release's own environment. The same lock: a hard-link copy of one that has it. Another: a hard-link copy of the live
-# one, brought to the new lock by uv, which replaces files and never writes into them. None: from nothing.
+# Environments are shared by key and never changed: one that has the lock is linked. Else the release builds its own, from a
+# hard-link copy of the live one where it can: uv replaces files and never writes into them.
 environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
-  local id=$1 version=$2 installer=$3 uv_version=$4 requirements=$5 constraints=$6 groups=$7
-  local dir=$STAGING/$id lock uv='' python key donor=''
-  shift 7
+  local id=$1 version=$2 installer=$3 requirements=$5 constraints=$6 groups=$7
+  local dir=$STAGING/$id lock key found
   lock=$(lock_file "$dir" "$requirements") ||
     die "there is no ${requirements:-requirements.txt, uv.lock, pylock.toml or pyproject.toml} in this revision" "see [python] requirements in releases.toml"
   if [ "$lock" = pyproject.toml ] && [ -f "$dir/poetry.lock" ]; then
     die "poetry.lock cannot be installed without Poetry" "poetry export -f requirements.txt -o requirements.txt, and commit it"
   fi
-  key=$({
-    printf '%s\n' "$installer" "$version" "$lock" "$groups" "$@"
+  key=$(environment_key "$dir" "$lock" "$constraints" "$installer" "$version" "$groups" "${@:8}")
+  printf '%s' "$key" >"$dir/.release/lock.key"
+  found=$(environment_with "$key")
+  if [ -n "$found" ]; then
+    fact environment unchanged
+  else
+    build_environment "$lock" "$@"
+    found=$key-$id
+    publish_environment "$id" "$found"
+  fi
+  ln -s "../../environments/$found" "$dir/.venv"
+  cp "$ENVIRONMENTS/$found/freeze.txt" "$ENVIRONMENTS/$found/python" "$dir/.release/"
+}
+
+environment_key() { # DIR LOCK CONSTRAINTS INSTALLER VERSION GROUPS EXTRA...   of everything that decides what is installed
+  local dir=$1 lock=$2 constraints=$3 sum
+  sum=$({
+    printf '%s\n' "$4" "$5" "$lock" "${@:6}"
     cat "$dir/$lock" ${constraints:+"$dir/$constraints"}
     if [ -f "$dir/pyproject.toml" ]; then cat "$dir/pyproject.toml"; fi
   } | sha256sum)
-  key=${key:0:16}
-  printf '%s' "$key" >"$dir/.release/lock.key"
-  donor=$(environment_with "$key")
-  if [ -n "$donor" ]; then
-    cp -al "$donor/.venv" "$dir/.venv"
-    cp "$donor/.release/freeze.txt" "$donor/.release/python" "$dir/.release/"
-    fact environment unchanged
-    return
-  fi
+  printf '%s' "${sum:0:16}"
+}
+
+environment_with() { # KEY   its name, when there is one whose interpreter is still there
+  local path
+  for path in "$ENVIRONMENTS/$1"-*; do
+    if [ -x "$path/bin/python" ]; then
+      printf '%s' "${path##*/}"
+      return
+    fi
+  done
+}
+
+build_environment() { # LOCK ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
+  local lock=$1 dir=$STAGING/$2 version=$3 installer=$4 uv_version=$5 constraints=$7 groups=$8 uv='' python donor
+  shift 8
   if [ "$installer" = uv ]; then
     uv=$(find_uv)
     [ -n "$uv" ] || uv=$(bring_uv "$uv_version") || { warn "uv could not be brought to this server: pip is used"; uv=; }
@@ -87,30 +109,30 @@ environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUP
   "$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3], end="")' >"$dir/.release/python"
   donor=$RELEASES/$(current_id)
   if [ -n "$uv" ] && [ -f "$donor/.venv/pyvenv.cfg" ] && [ "$(cat "$donor/.release/python")" = "$(cat "$dir/.release/python")" ]; then
-    cp -al "$donor/.venv" "$dir/.venv"
+    cp -RlP --no-preserve=mode "$(readlink -f "$donor/.venv")" "$dir/.venv" # without its folders' being read-only
     fact environment changed
   else
     new_environment "$uv" "$python" "$dir"
     fact environment new
   fi
+  rm -f "$dir/.venv/freeze.txt" "$dir/.venv/python" # one inode with the donor's
   if [ -n "$uv" ]; then
     install_with_uv "$uv" "$dir" "$lock" "$constraints" "$groups" "$@"
-    "$uv" pip freeze --quiet --python "$dir/.venv/bin/python" >"$dir/.release/freeze.txt"
+    "$uv" pip freeze --quiet --python "$dir/.venv/bin/python" >"$dir/.venv/freeze.txt"
   else
     install_with_pip "$dir" "$lock" "$constraints" "$@"
-    "$dir/.venv/bin/python" -m pip freeze --quiet >"$dir/.release/freeze.txt"
+    "$dir/.venv/bin/python" -m pip freeze --quiet >"$dir/.venv/freeze.txt"
   fi
+  cp "$dir/.release/python" "$dir/.venv/python"
 }
 
-environment_with() { # KEY
-  local id
-  for id in $(current_id) $(release_ids | sort -r); do
-    if [ "$(cat "$RELEASES/$id/.release/lock.key" 2>/dev/null)" = "$1" ] && [ -f "$RELEASES/$id/.release/freeze.txt" ] &&
-      [ -x "$RELEASES/$id/.venv/bin/python" ]; then
-      printf '%s' "$RELEASES/$id"
-      return
-    fi
-  done
+# Nothing is added to it from now on: a hook that installs something would install it into the live release. The name
+# that a release can find comes last, when its data is on disk.
+publish_environment() { # ID NAME
+  mv -T "$STAGING/$1/.venv" "$ENVIRONMENTS/.new-$2"
+  find "$ENVIRONMENTS/.new-$2" -type d -exec chmod a-w {} +
+  sync -f "$ENVIRONMENTS/.new-$2"
+  mv -T "$ENVIRONMENTS/.new-$2" "$ENVIRONMENTS/$2"
 }
 
 new_environment() { # UV PYTHON DIR

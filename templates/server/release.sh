@@ -41,7 +41,7 @@ json_text() {
 }
 
 prepare_folders() {
-  mkdir -p "$RELEASES" "$STAGING" "$SHARED" "$PRIVATE" "$DEPLOY_TO/backups"
+  mkdir -p "$RELEASES" "$STAGING" "$ENVIRONMENTS" "$SHARED" "$PRIVATE" "$DEPLOY_TO/backups"
   if [ -d "$DEPLOY_TO/current" ] && [ ! -L "$DEPLOY_TO/current" ]; then
     die "$DEPLOY_TO/current is a directory, not a link" "move it away or adopt it (docs/how-to/adopt-an-existing-checkout.md)"
   fi
@@ -83,17 +83,38 @@ remove_release() { # ID   first a name that is no release, then its files
   mv -T "$RELEASES/$1" "$RELEASES/.gc-$1"
 }
 
+remove_environments() { # those that no release links to, and a half published one; as with releases, first the name
+  local path linked
+  linked=$(readlink "$RELEASES"/*/.venv "$STAGING"/*/.venv 2>/dev/null) || true
+  for path in "$ENVIRONMENTS"/*/ "$ENVIRONMENTS"/.new-*/; do
+    path=${path%/}
+    case $linked$'\n' in */"${path##*/}"$'\n'*) continue ;; esac
+    [ ! -d "$path" ] || mv -T "$path" "$ENVIRONMENTS/.gc-${path##*/}"
+  done
+}
+
+remove_rubbish() { # what is neither release nor environment any more; the folders of an environment are read-only
+  local path
+  for path in "$RELEASES"/.gc-* "$ENVIRONMENTS"/.gc-*; do
+    [ -d "$path" ] || continue
+    find "$path" -type d ! -perm -u+w -exec chmod u+w {} + 2>/dev/null || true
+    rm -rf "$path" 2>/dev/null || true
+  done
+}
+
 # Slow and of no consequence: it goes on after the run, without the lock; the next repair takes what it did not.
 sweep() {
   # A session of its own: what ends the run's process group must not end it. A file no release holds has one link left.
   # shellcheck disable=SC2016
-  setsid -f nice bash -c 'rm -rf "$1"/.gc-*; find "$2" -type f -links 1 -mtime +7 -delete' \
-    _ "$RELEASES" "$SHARED/static" 9>&- 3>&- </dev/null >/dev/null 2>&1
+  setsid -f nice bash -c "$(declare -f remove_rubbish)"'; RELEASES=$1 ENVIRONMENTS=$2; remove_rubbish
+    find "$3" -type f -links 1 -mtime +7 -delete' \
+    _ "$RELEASES" "$ENVIRONMENTS" "$SHARED/static" 9>&- 3>&- </dev/null >/dev/null 2>&1
 }
 
 discard() { # ID   undo of building
   rm -rf "${STAGING:?}/$1" "${STAGING:?}/$1.index"
   remove_release "$1"
+  remove_environments
   sweep
 }
 
@@ -191,7 +212,8 @@ repair() { # PROBE BY
     (services_started "$current") || warn "not everything of the live release $current runs: fab logs"
   fi
   stop_strays "$current"
-  rm -rf "$RELEASES"/.gc-* 2>/dev/null || true
+  remove_environments
+  remove_rubbish
 }
 
 rolled_back_from() { # ID CURRENT   by the newest entry: the run was cut before it could mark it
@@ -227,5 +249,6 @@ prune() { # COUNT
       release_ids | sort -r
     } | awk '!seen[$0]++'
   )
+  remove_environments
   sweep
 }

@@ -134,6 +134,7 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
   local lease=$6 verb size body
   SERVICES=("${@:8}")
   PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
+  ENVIRONMENTS=$DEPLOY_TO/environments
   LOCKED='' JOB='' STEP='' RUNS=0
   exec 3>&1 2>/dev/null # bash's own words about jobs are nobody's output
   umask 022

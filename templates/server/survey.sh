@@ -19,7 +19,7 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   for path in "$STAGING"/*/ "$DEPLOY_TO"/.current.*; do
     if [ -e "$path" ] || [ -L "$path" ]; then mark leftover "$path"; fi
   done
-  for path in "$RELEASES"/.gc-*; do
+  for path in "$RELEASES"/.gc-* "$ENVIRONMENTS"/.[gn]*; do
     if [ -e "$path" ]; then fact rubbish yes; fi
   done
   if [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"; fi

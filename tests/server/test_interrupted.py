@@ -342,6 +342,7 @@ exec 3>/dev/null
 for part in "$library"/*.sh; do . "$part"; done
 DEPLOY_TO=$place/pos RUN=$place/run NONCE=none APPLICATION=pos MANAGER=none SERVICES=() LOCKED=
 PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
+ENVIRONMENTS=$DEPLOY_TO/environments
 prepare_folders
 
 build() { # ID LETTER
