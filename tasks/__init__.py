@@ -8,6 +8,7 @@ from __future__ import annotations
 import invoke
 
 from . import deploy as _deploy
+from . import env as _env
 from . import inside as _inside
 from . import project as _project
 from . import show as _show
@@ -21,6 +22,10 @@ def _namespace() -> invoke.Collection:
     for module in (_deploy, _show, _inside, _project):
         for name in module.TASKS:
             tree.add_task(getattr(module, name))
+    variables = invoke.Collection("env")
+    for name in _env.TASKS:
+        variables.add_task(getattr(_env, name))
+    tree.add_collection(variables)
     return tree
 
 

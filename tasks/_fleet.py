@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fabric.executor
@@ -29,11 +30,38 @@ def take_over(namespace: invoke.Collection) -> None:
     program.parse_tasks = _usage_is_2(program.parse_tasks, namespace)
 
 
+def with_file_flag(words: Sequence[str], namespace: invoke.Collection) -> list[str]:
+    """Invoke knows no word that may be left out: `env.push FILE` becomes `env.push --file FILE`."""
+    told: list[str] = []
+    takes_value: dict[str, bool] = {}
+    value_is_due = False
+    for word in words:
+        if value_is_due:
+            value_is_due = False
+        elif word in namespace.task_names:
+            flags = inspect.signature(namespace[word].body).parameters.values()
+            takes_value = {f"--{one.name.replace('_', '-')}": not isinstance(one.default, bool) for one in flags}
+        elif word.startswith("-"):
+            takes_value = takes_value if word.partition("=")[0] in takes_value else {}  # Fabric's own, or a mistake
+            value_is_due = takes_value.get(word, False)
+        elif "--file" in takes_value:
+            told.append("--file")
+            takes_value = {}
+        told.append(word)
+    return told
+
+
 def _usage_is_2(parse: Callable[[], None], namespace: invoke.Collection) -> Callable[[], None]:
     def parse_tasks() -> None:
+        core = fabric.main.program.core
+        core.unparsed = with_file_flag(core.unparsed, namespace)
         try:
             parse()
         except invoke.ParseError as error:
+            if "env.set" in core.unparsed:  # the word that is too many may be a value
+                print("error: env.set takes one word, the name of a variable", file=sys.stderr)
+                print("\nhint: its value is asked for, or read from stdin; change one typed here", file=sys.stderr)
+                raise invoke.Exit(code=2) from None
             word = str(error).partition("'")[2].partition("'")[0]
             near = difflib.get_close_matches(word, namespace.task_names, 1)
             print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ REFERENCE = Path("docs/reference")
 
 def wanted() -> dict[str, str]:
     """File name -> text."""
-    tasks = [namespace[name] for name in namespace.task_names]
+    tasks = [(name, namespace[name]) for name in namespace.task_names]
     return {"tasks.md": pages.tasks(tasks), "exit-codes.md": pages.exit_codes()}
 
 

@@ -114,11 +114,15 @@ class Scene:
         if undecided:
             self.survey()
 
-    def fit(self) -> None:
-        """PreflightError with everything that stands in the way, LockedError when frozen."""
+    def thawed(self) -> None:
+        """LockedError when frozen."""
         for host, facts in self.facts.items():
             if facts.freeze:
                 raise LockedError(f"{host} is frozen: {facts.freeze.strip()}", "`fab unfreeze` lifts it")
+
+    def fit(self) -> None:
+        """PreflightError with everything that stands in the way, LockedError when frozen."""
+        self.thawed()
         problems = [(host, *problem) for host, facts in self.facts.items() for problem in facts.problems]
         if problems:
             several = len(self.facts) > 1

@@ -34,8 +34,13 @@ SHARED = {
 }
 
 
-def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callable[..., Any]], invoke.Task[Any]]:
-    """Declare a task. `help` is for its own flags; shared ones are known here."""
+def task(
+    help: dict[str, str] | None = None, *, secret: bool = False, **options: Any
+) -> Callable[[Callable[..., Any]], invoke.Task[Any]]:
+    """Declare a task. `help` is for its own flags; shared ones are known here.
+
+    With `secret` it handles values: not even a bug's own words are shown.
+    """
 
     def declare(function: Callable[..., Any]) -> invoke.Task[Any]:
         named = inspect.signature(function).parameters
@@ -47,7 +52,7 @@ def task(help: dict[str, str] | None = None, **options: Any) -> Callable[[Callab
                 if "dry_run" not in named:
                     fail(f"{function.__name__.replace('_', '-')} has no dry run", "leave out --dry", 2)
                 flags["dry_run"] = True
-            guarded(function, context, *words, **flags)
+            guarded(_wordless(function) if secret else function, context, *words, **flags)
 
         made: invoke.Task[Any] = invoke.task(help=told, auto_shortflags=False, **options)(run)
         return made
@@ -78,6 +83,20 @@ def guarded(function: Callable[..., Any], *words: Any, **flags: Any) -> None:
     else:
         if code:
             raise invoke.Exit(code=code)
+
+
+def _wordless(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of an unexpected exception only its kind and its place go on: its words may hold a value."""
+
+    def run(*words: Any, **flags: Any) -> Any:
+        try:
+            return function(*words, **flags)
+        except (ReleasesError, invoke.Exit, BrokenPipeError):
+            raise
+        except Exception as problem:
+            raise RuntimeError(type(problem).__name__).with_traceback(problem.__traceback__) from None
+
+    return run
 
 
 def fail(message: str, hint: str, code: int) -> None:

@@ -117,6 +117,19 @@ def repair(context: invoke.Context, stage: str = "", wait: str = "", json: bool 
         return at.perform(_repair_plan(here, at), "every host is whole")
 
 
+def again(stage: Stage, at: Scene) -> tuple[Plan, str]:
+    """What is live, as a new release, and its commit. PreflightError where hosts serve different ones, or none."""
+    at.fit()
+    at.settle(_repair(stage))
+    live = {host: facts.live for host, facts in at.facts.items()}
+    one = next(iter(live.values()))
+    if one is None or {release.sha if release else "" for release in live.values()} != {one.sha}:
+        told = ", ".join(f"{host}: {release.id if release else 'nothing'}" for host, release in live.items())
+        raise PreflightError(f"there is no one commit live to build again ({told})", "fab deploy; then run this again")
+    release = _new_release(stage, at, Revision(one.ref, one.sha))
+    return deploying.plan(stage, at.facts, release, who()), one.sha
+
+
 def _repair(stage: Stage) -> Callable[[HostFacts], Script]:
     return lambda facts: releases.repair(stage, facts.current, who())
 

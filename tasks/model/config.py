@@ -117,6 +117,9 @@ class Environment:
     """In shared/; carried byte for byte, never sourced. Empty: none."""
     format: Literal["dotenv", "decouple", "systemd", "shell", "none"] = "dotenv"
     """How it is read. "none": the application reads the file itself."""
+    source: Line = ""
+    """A command that prints the file, as "sops -d production.env". `fab env.push` and `env.diff` run it here, on your
+    machine, without a shell."""
     set: Mapping[Variable, Text] = field(default_factory=dict)
     """Variables that are no secret; the file wins."""
 
@@ -321,6 +324,7 @@ class Stage:
         parts: dict[str, Any] = {
             name: asdict(getattr(self, name)) for name in ("python", "django", "environment", "hooks")
         }
+        del parts["environment"]["source"]  # where the operator has the file from
         parts |= {"services": {name: asdict(one) for name, one in self.services.items()}}
         parts |= {"shared": [self.shared_dirs, self.shared_files, self.sub_directory]}
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]

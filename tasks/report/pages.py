@@ -51,19 +51,19 @@ def exit_codes() -> str:
     )
 
 
-def tasks(declared: Iterable[Any]) -> str:
-    """docs/reference/tasks.md, from Invoke's tasks: their names, docstrings and flags."""
+def tasks(declared: Iterable[tuple[str, Any]]) -> str:
+    """docs/reference/tasks.md, from Invoke's tasks by the name they are called by: docstrings and flags."""
     return (
         "# Tasks\n\n"
         "Made from the code by `make docs`. `fab --list` names them, `fab --help TASK` shows one. Every task reads\n"
         "`releases.toml` in the folder it is run in, and `-H web1,web2` before the task's name leaves only those\n"
         "hosts of the stage. How a task ends: [exit codes](exit-codes.md).\n\n"
-        + "\n".join(_task(one) for one in declared)
+        + "\n".join(_task(name, one) for name, one in declared)
     )
 
 
-def _task(task: Any) -> str:
-    words = [f"`fab {task.name.replace('_', '-')}", *(name.upper() for name in task.positional)]
+def _task(name: str, task: Any) -> str:
+    words = [f"`fab {name}", *(name.upper() for name in task.positional)]
     about = " ".join((task.body.__doc__ or "").split())
     asked = arguments(task)
     rows = "".join(f"| `{_flag(one)}` | {one.help}{_default(one)} |\n" for one in asked if not one.positional)
