@@ -461,6 +461,20 @@ def test_an_environment_without_its_interpreter_is_not_used_again(at: Library) -
     assert (at.folder / "releases" / IDS[1] / ".venv").readlink().name == f"0123456789abcdef-{IDS[1]}"
 
 
+def test_every_module_is_compiled_also_beside_one_that_cannot_be(at: Library) -> None:
+    """Project templates end in .py and are none; without bytecode every worker of every start compiles for itself."""
+    place = at.folder / "staging" / IDS[0]
+    for name in ("a template.py", "shop/models.py", "zoo.py", ".venv/lib/theirs.py", "shop/node_modules/gyp.py"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("{{ name }} = \n" if "template" in name else "x = 1\n")
+    (place / ".venv" / "bin").mkdir()
+    (place / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    at.ok(say("compile_code", IDS[0]))
+    compiled = {str(path.relative_to(place)) for path in place.rglob("*.pyc")}
+    tag = sys.implementation.cache_tag
+    assert compiled == {f"shop/__pycache__/models.{tag}.pyc", f"__pycache__/zoo.{tag}.pyc"}
+
+
 def test_a_half_published_environment_is_not_used_and_goes(at: Library) -> None:
     at.ok(say("prepare_folders"))
     (at.folder / f"environments/.new-0123456789abcdef-{IDS[0]}/bin").mkdir(parents=True)

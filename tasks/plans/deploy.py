@@ -107,8 +107,8 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
         "finish",
         "Tidy up",
         everywhere("retire", "Retire the previous generation", lambda host: _retire(stage, was(host))),
-        everywhere("beat-well", "See beat running", lambda host: services.await_beat(stage, host)),
         everywhere("prune", f"Keep {stage.keep_releases} releases", lambda _: releases.prune(stage)),
+        everywhere("beat-well", "See beat running", lambda host: services.await_beat(stage, host)),
         everywhere("after-switch", "Hooks after the switch", _hooks(release, "after_switch", stage.hooks.after_switch)),
         must=False,
     )
@@ -141,7 +141,8 @@ def _static(stage: Stage, release: Release, everywhere: Callable[..., dict[str, 
 
 
 def _start(stage: Stage, host: Host, id: str) -> Script:
-    return services.start(stage, host, id, "web") + services.start_early(stage, host, id)
+    """Workers first: Celery asks its neighbours for a whole second, which leaves the processor to the others."""
+    return services.start_early(stage, host, id) + services.start(stage, host, id, "web")
 
 
 def _healthy(stage: Stage, host: Host, id: str) -> Script:
