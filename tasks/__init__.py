@@ -11,6 +11,7 @@ from . import deploy as _deploy
 from . import env as _env
 from . import inside as _inside
 from . import project as _project
+from . import provision as _provision
 from . import show as _show
 from ._fleet import take_over
 
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 
 def _namespace() -> invoke.Collection:
     tree = invoke.Collection()
-    for module in (_deploy, _show, _inside, _project):
+    for module in (_deploy, _show, _inside, _provision, _project):
         for name in module.TASKS:
             tree.add_task(getattr(module, name))
     variables = invoke.Collection("env")

@@ -175,15 +175,18 @@ def _last_lines(log: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def scene(context: invoke.Context, stage: Stage, tell: Tell) -> Iterator[Scene]:
-    """Connects to the chosen hosts, all at once; closes whatever happens."""
+def scene(context: invoke.Context, stage: Stage, tell: Tell, *, as_admin: bool = False) -> Iterator[Scene]:
+    """Connects to the chosen hosts, all at once; closes whatever happens.
+
+    `as_admin`: as root, with the functions that set servers up.
+    """
     started = time.monotonic()
     hosts = chosen(stage, context)
     identity = next(iter(context.config.get("identity", ())), "")
     opened: dict[str, Session] = {}
 
     def connect(host: Host) -> None:
-        opened[host.name] = open_host(stage, host, identity)
+        opened[host.name] = open_host(stage, host, identity, as_admin=as_admin)
 
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -194,7 +197,7 @@ def scene(context: invoke.Context, stage: Stage, tell: Tell) -> Iterator[Scene]:
             session.close()
 
 
-def open_host(stage: Stage, host: Host, identity: str = "") -> Session:
+def open_host(stage: Stage, host: Host, identity: str = "", *, as_admin: bool = False) -> Session:
     nonce = new_nonce()
     if host.transport == "local":
         tools = Path(sys.executable).parent
@@ -202,8 +205,11 @@ def open_host(stage: Stage, host: Host, identity: str = "") -> Session:
         return open_local(host.name, library.opening(stage, host, nonce, variables), nonce, tools)
     from .engine.ssh import Target, open_ssh
 
-    target = Target(host.name, host.address, host.port, host.user, host.host_key, host.identity or identity)
-    return open_ssh(target, library.opening(stage, host, nonce), nonce)
+    user = stage.provision.admin if as_admin else host.user
+    sudo = as_admin and user != "root"
+    target = Target(host.name, host.address, host.port, user, host.host_key, host.identity or identity, sudo)
+    more = library.library("provision") if as_admin else ""
+    return open_ssh(target, library.opening(stage, host, nonce, more=more), nonce)
 
 
 def must(result: Any, host: str) -> Any:

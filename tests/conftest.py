@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,39 @@ from tests import servers
 
 Boot = Callable[..., servers.Server]
 
+LONGEST = (
+    *("test_load", "test_fleet", "test_interrupted", "test_applications", "test_bad_releases", "test_hosts"),
+    *("test_peers_bugs", "test_provision", "test_crash_plans", "test_sandbox", "test_session", "test_servers"),
+    *("test_other_services", "test_wheel", "test_project", "test_library"),
+)
+"""Files that take longest, which begin first: a long one that begins last is waited for alone."""
+
+
+ALONE = "test_load"
+"""The file that has the machine for itself: what it can bear is measured once, and must not be taken away meanwhile."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Before a test of another process of this run begins, it waits for one of ALONE to end."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with Path(item.config.getoption("basetemp")).with_name("alone").open("w") as gate:
+        alone = item.path.stem == ALONE
+        fcntl.flock(gate, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if alone:
+            return (yield)
+    return (yield)
+
 
 @pytest.fixture(scope="session")
 def boot() -> Iterator[Boot]:
-    """`boot(name, ssh_port=22, requirements=None)`: a real server, the same one for the same words all session.
+    """`boot(name, ssh_port=22, requirements=None, bare=False)`: a real server, the same for the same words all session.
 
     It comes as the test before left it: begin with `.reset()` where that matters. `requirements` is a file whose
     packages the server's uv finds without a network.
@@ -25,10 +55,10 @@ def boot() -> Iterator[Boot]:
     servers.clean()
     booted: dict[tuple[str, int, Path | None], servers.Server] = {}
 
-    def boot(name: str, *, ssh_port: int = 22, requirements: Path | None = None) -> servers.Server:
+    def boot(name: str, *, ssh_port: int = 22, requirements: Path | None = None, bare: bool = False) -> servers.Server:
         key = (name, ssh_port, requirements)
         if key not in booted or booted[key].is_closed:
-            image = servers.warm(requirements) if requirements else servers.base()
+            image = servers.bare() if bare else servers.warm(requirements) if requirements else servers.base()
             booted[key] = servers.Server.boot(name, ssh_port=ssh_port, image=image)
         booted[key].start()
         return booted[key]

@@ -240,6 +240,10 @@ def new_nonce() -> str:
     return secrets.token_hex(8)
 
 
-def command_line(size: int) -> str:
-    """What the login shell is asked to run: a bare bash that reads its first `size` bytes as program."""
-    return f"exec bash --noprofile --norc -c 'code=$(head -c {size}) && eval \"$code\"'"
+def command_line(size: int, *, sudo: bool = False) -> str:
+    """What the login shell is asked to run: a bare bash that reads its first `size` bytes as program.
+
+    sudo forgets where the connection came in, which a firewall must know.
+    """
+    root = 'sudo -n env SSH_CONNECTION="$SSH_CONNECTION" ' if sudo else ""
+    return f"exec {root}bash --noprofile --norc -c 'code=$(head -c {size}) && eval \"$code\"'"

@@ -36,6 +36,8 @@ class Target:
     user: str
     host_key: str = ""
     identity: str = ""
+    sudo: bool = False
+    """Whether everything is done as root."""
 
 
 class UnknownHostKey(paramiko.SSHException):
@@ -96,11 +98,11 @@ def connect(target: Target, known_hosts: Path | None = None) -> Connection:
 
 
 class SshChannel:
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: Connection, size: int, *, sudo: bool = False) -> None:
         self.connection = connection
         self.channel = connection.transport.open_session(timeout=20)
         self.channel.set_combine_stderr(True)
-        self.channel.exec_command(command_line(size))
+        self.channel.exec_command(command_line(size, sudo=sudo))
 
     def write(self, data: bytes) -> None:
         for start in range(0, len(data), 1 << 15):  # paramiko slices what it has not sent yet, quadratically
@@ -117,7 +119,7 @@ class SshChannel:
 def open_ssh(target: Target, opening: str, nonce: str, known_hosts: Path | None = None) -> Session:
     connection = connect(target, known_hosts)
     try:
-        channel = SshChannel(connection, len(opening.encode()))
+        channel = SshChannel(connection, len(opening.encode()), sudo=target.sudo)
         channel.write(opening.encode())
     except (paramiko.SSHException, OSError, EOFError) as problem:
         connection.close()

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from .layout import Layout
+from .server import Provision, Tls
 from .typed import (
     STRICT,
     Account,
@@ -288,6 +289,10 @@ class Stage:
     """Your own commands."""
     notify: Notify = field(default_factory=Notify)
     """Who is told."""
+    provision: Provision = field(default_factory=Provision)
+    """The servers themselves."""
+    tls: Tls = field(default_factory=Tls)
+    """How users reach the application encrypted."""
 
     @property
     def layout(self) -> Layout:
@@ -314,6 +319,15 @@ class Stage:
     def primary(self) -> Host:
         """Where the revision is resolved and migrations run."""
         return next(iter(self.with_role("db")), self.hosts[0])
+
+    def stores_on(self, host: Host) -> bool:
+        """Whether PostgreSQL and Redis are on this host, where they are ours to set up."""
+        return host == self.primary
+
+    @property
+    def has_postgresql(self) -> bool:
+        """Whether a PostgreSQL is ours to set up."""
+        return self.provision.postgresql and self.database.engine in ("postgresql", "any")
 
     def services_on(self, host: Host) -> dict[str, Service]:
         return {name: one for name, one in self.services.items() if one.kind in host.roles}

@@ -23,7 +23,15 @@ def supervisor(stage: Stage, tools: Path) -> dict[str, str]:
 
 
 def server_files(stage: Stage, host: Host) -> dict[str, str]:
-    """Absolute path -> text of everything this host needs to run the stage's releases.
+    """Absolute path -> text of everything this host needs to run the stage's releases."""
+    files = units(stage, host)
+    files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
+    files[f"/etc/nginx/sites-available/{stage.application}"] = render("nginx/site.conf", stage)
+    return files
+
+
+def units(stage: Stage, host: Host) -> dict[str, str]:
+    """Absolute path -> text of the systemd units of this host.
 
     What starts at boot is what its roles say: a second beat would send everything twice.
     """
@@ -35,8 +43,6 @@ def server_files(stage: Stage, host: Host) -> dict[str, str]:
         files[f"{path}.service"] = render(f"systemd/{service.kind}.service", stage, name=name, service=service)
         if service.kind == "web":
             files[f"{path}.socket"] = render("systemd/web.socket", stage, name=name, service=service)
-    files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
-    files[f"/etc/nginx/sites-available/{stage.application}"] = render("nginx/site.conf", stage)
     return files
 
 
@@ -50,7 +56,7 @@ def _environment() -> Environment:
     from jinja2.sandbox import SandboxedEnvironment
 
     return SandboxedEnvironment(
-        loader=FileSystemLoader(templates()),
+        loader=FileSystemLoader([templates(), templates() / "provision"]),
         undefined=StrictUndefined,
         finalize=_plain,
         keep_trailing_newline=True,

@@ -20,8 +20,9 @@ def templates() -> Path:
 
 
 @cache
-def library() -> str:
-    return "".join(path.read_text() for path in sorted((templates() / "server").glob("*.sh")))
+def library(folder: str = "server") -> str:
+    """The functions of one folder of templates/, as one text."""
+    return "".join(path.read_text() for path in sorted((templates() / folder).glob("*.sh")))
 
 
 @cache
@@ -31,11 +32,11 @@ def programs() -> Mapping[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))}
 
 
-def opening(stage: Stage, host: Host, nonce: str, variables: Mapping[str, str] | None = None) -> str:
-    """What turns a bare bash into a session on `host`: the library, then its one call."""
+def opening(stage: Stage, host: Host, nonce: str, variables: Mapping[str, str] | None = None, more: str = "") -> str:
+    """What turns a bare bash into a session on `host`: the library, `more` functions, then its one call."""
     layout = stage.layout
     kinds = [f"{name}={service.kind}" for name, service in stage.services_on(host).items()]
     where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.application, stage.manager]
     words = [*where, LEASE_SECONDS, stage.port, *kinds]
     given = "".join(f"{name}={quoted(value)}\n" for name, value in (variables or {}).items())
-    return f"{library()}export LC_ALL=C.UTF-8\n{given}session {' '.join(quoted(word) for word in words)}\n"
+    return f"{library()}{more}export LC_ALL=C.UTF-8\n{given}session {' '.join(quoted(word) for word in words)}\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .image import Image, base, warm
+from .image import Image, bare, base, warm
 from .server import Server, Snapshot, clean, close_all, unavailable
 
-__all__ = ["Image", "Server", "Snapshot", "base", "clean", "close_all", "unavailable", "warm"]
+__all__ = ["Image", "Server", "Snapshot", "bare", "base", "clean", "close_all", "unavailable", "warm"]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,11 @@ import uv
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "git", "ca-certificates", "python3", "python3-venv"),
     *("postgresql", "redis-server", "nginx", "iproute2", "procps", "curl", "rsync", "ufw", "nftables"),
+)
+BARE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "ca-certificates")
+PROVISIONED = (
+    *("postgresql", "redis-server", "nginx", "ufw", "git", "curl", "python3", "python3-venv", "procps", "logrotate"),
+    *("unattended-upgrades", "fail2ban", "python3-systemd"),
 )
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -83,6 +88,23 @@ def base() -> Image:
     ]
     dressed = _layer("machine", described, lambda upper: _dress(upper, debian, files))
     return Image((dressed, debian))
+
+
+@functools.lru_cache
+def bare() -> Image:
+    """Debian with systemd, sshd and sudo and nothing else; what provisioning installs lies ready in apt's cache."""
+    command = [*MMDEBSTRAP[:2], "--include=" + ",".join(BARE), *MMDEBSTRAP[3:]]
+    debian = _layer("bare", [*command, *_apt_sources(), *_apt_settings()], lambda upper: _build_debian(upper, command))
+    files = _machine_files()
+
+    def build(upper: Path) -> None:
+        with overlay(upper, (debian,)) as root:
+            _write(root, files)
+            fetch = "apt-get -q update && apt-get -q -y --download-only --no-install-recommends install"
+            _inside(root, "root", f"{fetch} {' '.join(PROVISIONED)}")
+
+    described = [debian.name, *PROVISIONED, *(f"{path}\0{text}" for path, text in files.items())]
+    return Image((_layer("bare-machine", described, build), debian))
 
 
 def warm(requirements: Path) -> Image:
@@ -160,9 +182,9 @@ def _layer(kind: str, described_by: list[str], build: Callable[[Path], None]) ->
     return target
 
 
-def _build_debian(upper: Path) -> None:
+def _build_debian(upper: Path, like: Sequence[str] = MMDEBSTRAP) -> None:
     options = [f"--aptopt={line}" for line in _apt_settings()]
-    command = [MMDEBSTRAP[0], *options, *MMDEBSTRAP[1:], str(upper), *_apt_sources()]
+    command = [like[0], *options, *like[1:], str(upper), *_apt_sources()]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
     if done.returncode != 0:
         raise RuntimeError(f"mmdebstrap failed ({done.returncode}):\n{done.stderr[-2000:]}")
@@ -172,12 +194,16 @@ def _dress(upper: Path, debian: Path, files: dict[str, str]) -> None:
     """Everything of the image that is not a Debian package."""
     with overlay(upper, (debian,)) as root:
         shutil.copy2(uv.find_uv_bin(), root / "usr/local/bin/uv")
-        for path, text in files.items():
-            target = root / path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.write_text(text)
+        _write(root, files)
         _inside(root, "root", SETTLE)
+
+
+def _write(root: Path, files: dict[str, str]) -> None:
+    for path, text in files.items():
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.write_text(text)
 
 
 def _inside(root: Path, user: str, script: str) -> None:

@@ -242,7 +242,7 @@ class Server:
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
         (etc / "ssh/sshd_config.d/port.conf").write_text(f"Port {self.ssh_port}\n")
         _new_key(etc / "ssh/ssh_host_ed25519_key")
-        for home in ("root", "home/deploy"):
+        for home in (one for one in ("root", "home/deploy") if (self._root / one).exists()):
             owner = (self._root / home).stat()
             folder = self._root / home / ".ssh"
             folder.mkdir(mode=0o700, exist_ok=True)

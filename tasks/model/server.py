@@ -1,0 +1,67 @@
+"""What releases.toml may say of the servers themselves: who sets them up, what belongs on them, who may come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .typed import STRICT, Account, Line, Match, Port
+
+Package = Annotated[str, Match(r"[a-z0-9][a-z0-9.+-]{1,60}", "the name of a Debian package")]
+PublicKey = Annotated[
+    str,
+    Match(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f]*)?", 'a public key, as "ssh-ed25519 AAAA..."'),
+]
+OptionalPath = Annotated[str, Match(r"(/[A-Za-z0-9._+@/-]+)?", "an absolute path without spaces")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provision:
+    """What `fab provision` makes of a bare server. What is switched off is left as it is, not removed."""
+
+    __pydantic_config__ = STRICT
+
+    admin: Account = "root"
+    """Account it logs in as: root, or one that may use sudo without a password."""
+    authorized_keys: tuple[PublicKey, ...] = ()
+    """Keys that may log in as the deploying account, besides those that may as admin."""
+    packages: tuple[Package, ...] = ()
+    """Debian packages your application needs as well, for example ["libpq5", "gettext"]."""
+    postgresql: bool = True
+    """PostgreSQL on the first host with the role db, with a role and a database of the application's own."""
+    redis: bool = True
+    """Redis on the same host, for nobody but the application."""
+    environment: bool = True
+    """A first environment file with generated secrets, where there is none. One that is there is never touched."""
+    nginx: bool = True
+    """nginx with a site of the application's own, in place of Debian's default site."""
+    firewall: bool = True
+    """UFW: shut but for SSH, 80 and 443."""
+    allow: tuple[Port, ...] = ()
+    """TCP ports to open as well."""
+    logs: bool = True
+    """Limits for the journal, and rotation of shared/logs."""
+    upgrades: bool = False
+    """Security updates install themselves (unattended-upgrades)."""
+    fail2ban: bool = False
+    """Addresses that guess SSH passwords are shut out for a while."""
+    ssh: bool = False
+    """SSH by keys only, without forwarding, with today's algorithms only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """How users reach the application encrypted."""
+
+    __pydantic_config__ = STRICT
+
+    certificate: Literal["none", "certbot", "files"] = "none"
+    """certbot: obtained and renewed on the server. files: you put them there. none: http only."""
+    email: Line = ""
+    """certbot: where the authority writes to."""
+    server: Annotated[str, Match(r"(https://[^\s]+)?", "an https URL")] = ""
+    """certbot: the authority's directory; empty: Let's Encrypt."""
+    fullchain: OptionalPath = ""
+    """files: path of the certificate with its chain, on the server."""
+    key: OptionalPath = ""
+    """files: path of its private key, on the server."""

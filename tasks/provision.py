@@ -1,0 +1,171 @@
+"""`fab provision`: servers become what releases.toml says, and stay so."""
+
+from __future__ import annotations
+
+import base64
+import json as json_module
+import time
+from collections.abc import Mapping
+
+import invoke
+
+from ._operator import confirm, load_stage
+from ._scene import Scene, must, open_host, scene, talk
+from ._task import task
+from .engine.execute import ask, execute
+from .model.config import seconds
+from .model.errors import FailedError, PreflightError, ReleasesError, UsageError
+from .model.event import Note, PlanFinished
+from .model.machine import Drift, drift
+from .model.plan import Plan
+from .plans import provision as provisioning
+from .remote import machine
+from .remote.machine import firewall, stores
+from .remote.machine.things import looks, parse
+
+Found = Mapping[str, Mapping[str, str]]
+
+
+@task(help={"check": "show what differs as a diff, change nothing; exit 1 where something does"})
+def provision(
+    context: invoke.Context,
+    stage: str = "",
+    check: bool = False,
+    wait: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Make servers ready to be deployed to; run again it changes only what differs."""
+    here = load_stage(stage)
+    if here.manager != "systemd":
+        raise UsageError(f"stage {here.name} needs no server to be set up", "fab deploy")
+    with talk(json=json) as tell, scene(context, here, tell, as_admin=True) as at:
+        facts = _identified(at)
+        if not check and not dry_run:
+            at.lock("provision", wait)
+        seeds = _seeds(at)
+        parts = {host: machine.parts(here, here.host(host), facts[host], seeds) for host in at.sessions}
+        found = _look(at, parts)
+        differs = {host: drift(parts[host], found[host]) for host in parts}
+        if check:
+            return _show(differs, json=json)
+        plan = provisioning.plan(here, parts, found)
+        if dry_run:
+            return _print_plan(plan, json=json)
+        _ask_about(differs, yes=yes)
+        return _perform(at, plan, parts)
+
+
+def _identified(at: Scene) -> dict[str, dict[str, str]]:
+    """PreflightError for a machine this is not made for; every one is named."""
+    facts = {host: must(result, host).facts() for host, result in _ask_all(at, machine.identify()).items()}
+    problems = []
+    for host, said in facts.items():
+        if said.get("os") not in machine.SUPPORTED:
+            problems.append(
+                f"{host} runs {said.get('os') or 'something unknown'}: this is made for {', '.join(machine.SUPPORTED)}"
+            )
+        if said.get("init") != "systemd":
+            problems.append(f"{host} is not run by systemd, but by {said.get('init')}")
+        if not said.get("as_root"):
+            problems.append(f"{host}: {at.stage.provision.admin} is not root")
+    if problems:
+        raise PreflightError(
+            "not fit for this; nothing was touched\n  " + "\n  ".join(problems),
+            "see [provision] admin in releases.toml",
+        )
+    return facts
+
+
+def _ask_all(at: Scene, what):  # type: ignore[no-untyped-def]
+    return at.together(lambda session: ask(session, what))
+
+
+def _seeds(at: Scene) -> stores.Seeds:
+    """The secrets an existing environment file holds, wherever in the stage there is one."""
+    if not at.stage.environment.file:
+        return stores.seeds_of(None)
+    for host, result in _ask_all(at, stores.read(at.stage)).items():
+        for mark in must(result, host).marks:
+            if mark.kind == "environment":
+                return stores.seeds_of(base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
+    return stores.seeds_of(None)
+
+
+def _look(at: Scene, parts: provisioning.Parts) -> Found:
+    said = at.together(lambda session: ask(session, looks(parts[session.host])))
+    return {host: parse((mark.kind, *mark.words) for mark in must(result, host).marks) for host, result in said.items()}
+
+
+def _show(differs: Mapping[str, tuple[Drift, ...]], *, json: bool) -> int:
+    from .report import drift as page
+
+    count = sum(len(one) for one in differs.values())
+    if json:
+        print(json_module.dumps(page.to_json(differs)))
+    else:
+        print(page.to_text(differs) if count else "every host is as releases.toml says")
+    return 1 if count else 0
+
+
+def _print_plan(plan: Plan, *, json: bool) -> int:
+    from .report import paper
+
+    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
+    return 0
+
+
+def _ask_about(differs: Mapping[str, tuple[Drift, ...]], *, yes: bool) -> None:
+    """What somebody wrote is not overwritten unseen."""
+    from .report import drift as page
+
+    written = {
+        host: tuple(one for one in drifts if not one.is_new and one.thing.name.startswith("file "))
+        for host, drifts in differs.items()
+    }
+    if any(written.values()):
+        confirm(f"These files are there and differ; they will be replaced:\n{page.to_text(written)}", yes=yes)
+
+
+def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
+    ending = execute(plan, at.sessions, at.tell, seconds(at.stage.build_timeout))
+    code, message, hint = ending.code, ending.message, ending.hint
+    if code == 0:
+        try:
+            _prove_the_way_in(at, plan)
+            left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
+            names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]
+            if names:
+                code, message = 1, f"made, and still not as it should be: {', '.join(names)}"
+                hint = "fab provision --check"
+        except ReleasesError as error:
+            code, message, hint = error.code, error.message, error.hint
+    made = sum(len(steps) for phase in plan.phases for steps in phase.steps.values())
+    total = sum(len(part.things) for wanted in parts.values() for part in wanted)
+    done = (
+        f"{made} of {sum(map(len, parts.values()))} parts set up"
+        if made
+        else f"nothing to do: {total} things are as they should be"
+    )
+    at.tell(PlanFinished(plan, code, message or done, time.monotonic() - at.started, hint))
+    return code
+
+
+def _prove_the_way_in(at: Scene, plan: Plan) -> None:
+    """A firewall that keeps us out switches itself off after a minute; one that lets us in again stays."""
+    changed = [host for phase in plan.phases if phase.name == "firewall" for host in phase.hosts]
+    for host in changed:
+        try:
+            open_host(at.stage, at.stage.host(host), as_admin=True).close()
+        except ReleasesError as error:
+            ask(at.sessions[host], firewall.off())
+            raise FailedError(
+                f"{host}: with the firewall on, a second connection did not come in ({error.message})",
+                "the firewall is off again; look at [provision] allow and at what lies between",
+            ) from None
+        must(ask(at.sessions[host], firewall.proven()), host)
+        at.tell(Note("the firewall is on, and a second connection came in", host))
+
+
+TASKS = ("provision",)

@@ -1,0 +1,31 @@
+"""What a server of a stage should be, part by part, in the order in which it is made."""
+
+from __future__ import annotations
+
+from ...model.config import Host, Stage
+from ...model.machine import Part
+from ...model.shell import Script, script
+from . import base, firewall, stores, web
+from .stores import Seeds
+
+SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie", "ubuntu 24.04": "noble"}
+"""`ID VERSION_ID` of /etc/os-release."""
+
+
+def identify() -> Script:
+    """Answers facts: os, init, ssh_port, as_root."""
+    return script(("identify",))
+
+
+def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
+    """`facts` are those of `identify`; `seeds` the secrets of what does not exist yet."""
+    return tuple(
+        part
+        for part in (
+            *base.parts(stage, host),
+            *stores.parts(stage, host, seeds),
+            *web.parts(stage, host),
+            *firewall.parts(stage, facts),
+        )
+        if part.things
+    )

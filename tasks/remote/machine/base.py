@@ -1,0 +1,108 @@
+"""What everything else stands on: packages, accounts, folders, logs, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...model.config import Host, Stage
+from ...model.machine import Part, Thing
+from .. import files
+from .things import account, file, folder, keys, owner, packages, part
+
+ALWAYS = ("ca-certificates", "curl", "git", "python3", "python3-venv", "iproute2", "procps", "sudo")
+
+
+def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
+    return (
+        part("packages", "Install packages", packages(*wanted(stage, host))),
+        part("accounts", "Make accounts", *_accounts(stage, host)),
+        part("folders", "Make folders", *_folders(stage, host)),
+        *_logs(stage),
+        *_guards(stage),
+    )
+
+
+def wanted(stage: Stage, host: Host) -> Iterator[str]:
+    """Names of Debian packages."""
+    asked = stage.provision
+    yield from ALWAYS
+    yield from asked.packages
+    if stage.python.version:
+        yield from (f"python{stage.python.version}", f"python{stage.python.version}-venv")
+    if asked.nginx and "web" in host.roles:
+        yield "nginx"
+    if stage.stores_on(host):
+        yield from (
+            name for name, here in (("postgresql", stage.has_postgresql), ("redis-server", asked.redis)) if here
+        )
+    yield from (
+        name
+        for name, here in (
+            ("ufw", asked.firewall),
+            ("logrotate", asked.logs),
+            ("unattended-upgrades", asked.upgrades),
+            ("fail2ban", asked.fail2ban),
+            ("python3-systemd", asked.fail2ban),
+        )
+        if here
+    )
+
+
+def _accounts(stage: Stage, host: Host) -> tuple[Thing, ...]:
+    """Web files are read by nginx through www-data; journals by their group."""
+    return (
+        account(stage.app_user, "www-data", login=False),
+        account(host.user, stage.app_user, "www-data", "systemd-journal", login=True),
+        keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
+    )
+
+
+def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
+    layout, deploy, app = stage.layout, host.user, stage.app_user
+    own = (
+        folder(layout.deploy_to, deploy, app, "755"),
+        folder(layout.shared, deploy, app, "755"),
+        folder(layout.private, deploy, deploy, "755"),
+        owner(layout.private / "lock", deploy, deploy, "644"),
+        folder(layout.deploy_to / "backups", deploy, deploy, "700"),
+    )
+    above = dict.fromkeys(
+        layout.shared / parent
+        for one in stage.shared_dirs
+        for parent in reversed(layout.shared.joinpath(one).relative_to(layout.shared).parents[:-1])
+    )
+    return (
+        *own,
+        *(folder(path, deploy, app, "755") for path in above),
+        *(folder(layout.shared / one, app, "www-data", "2775") for one in stage.shared_dirs),
+    )
+
+
+def _logs(stage: Stage) -> tuple[Part, ...]:
+    if not stage.provision.logs:
+        return ()
+    journal = file("/etc/systemd/journald.conf.d/50-fab-releases.conf", files.render("journald.conf", stage))
+    rotated = file(f"/etc/logrotate.d/{stage.application}", files.render("logrotate", stage))
+    return (
+        part("journal", "Limit the journal", journal, use=("restart", "systemd-journald.service")),
+        part(
+            "logrotate", "Rotate logs", rotated, check=("logrotate", "--debug", f"/etc/logrotate.d/{stage.application}")
+        ),
+    )
+
+
+def _guards(stage: Stage) -> Iterator[Part]:
+    if stage.provision.upgrades:
+        path = "/etc/apt/apt.conf.d/52fab-releases"
+        text = files.render("upgrades", stage)
+        yield part("upgrades", "Install security updates", file(path, text), check=("apt-config", "dump"))
+    if stage.provision.fail2ban:
+        path = "/etc/fail2ban/jail.d/fab-releases.conf"
+        text = files.render("fail2ban", stage)
+        yield part(
+            "fail2ban",
+            "Shut out who guesses",
+            file(path, text),
+            check=("fail2ban-server", "-t"),
+            use=("restart", "fail2ban.service"),
+        )

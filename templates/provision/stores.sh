@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# PostgreSQL and Redis: a role, a database and a user of the application's own, with no more rights than it needs.
+
+as_postgres() { runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 "$@"; }
+
+look_role() { # NAME ROLE
+  { as_postgres -d postgres -v "role=$2" <<<"select case when rolcanlogin then 'login' end, case when rolcreatedb then 'may create databases' end,
+      case when rolsuper then 'SUPERUSER' end, case when rolcreaterole then 'MAY CREATE ROLES' end, case when rolreplication then 'MAY REPLICATE' end
+      from pg_roles where rolname = :'role'" 2>/dev/null || true; } | tr '|' '\n' | sed '/^$/d' | found "$1"
+}
+
+# The password comes with the script, over stdin: it is in no process list, and scram keeps it out of the catalogue.
+make_role() { # ROLE PASSWORD   "" leaves the one it has
+  local literal=${2//\'/\'\'}
+  {
+    printf '\\set role %s\n' "'${1//\'/}'"
+    printf '%s\n' "select format('create role %I', :'role') where not exists (select from pg_roles where rolname = :'role') \\gexec"
+    printf '%s\n' "alter role :\"role\" login createdb nosuperuser nocreaterole noreplication;"
+    if [ -n "$2" ]; then printf "set log_statement = 'none'; set password_encryption = 'scram-sha-256'; alter role :\"role\" password '%s';\n" "$literal"; fi
+  } | as_postgres -d postgres
+}
+
+look_database() { # NAME DATABASE
+  { as_postgres -d postgres -v "database=$2" <<<"select 'owner ' || pg_get_userbyid(datdba) || ', ' || pg_encoding_to_char(encoding) ||
+      case when has_database_privilege('public', oid, 'connect') then ', EVERYBODY MAY CONNECT' else '' end
+      from pg_database where datname = :'database'" 2>/dev/null || true; } | found "$1"
+}
+
+make_database() { # DATABASE OWNER   UTF8 whatever the cluster was made with
+  {
+    printf '\\set name %s\n\\set owner %s\n' "'${1//\'/}'" "'${2//\'/}'"
+    printf '%s\n' "select format('create database %I owner %I encoding ''UTF8'' lc_collate ''C.UTF-8'' lc_ctype ''C.UTF-8'' template template0', :'name', :'owner')
+      where not exists (select from pg_database where datname = :'name') \\gexec"
+    printf '%s\n' "alter database :\"name\" owner to :\"owner\"; revoke connect on database :\"name\" from public;"
+  } | as_postgres -d postgres
+}
+
+look_redis_user() { # NAME USER   its rules, without its password
+  { sed -nE "s/ [#>][^ ]+/ */g; s/^user ($2|default) /user \\1 /p" /etc/redis/users.acl 2>/dev/null || true; } | sort | found "$1"
+}
+
+make_redis_user() { # USER PASSWORD
+  local digest
+  digest=$(printf '%s' "$2" | sha256sum)
+  make_file /etc/redis/users.acl redis redis 640 "user default off
+user $1 on #${digest%% *} ~* &* +@all -@admin -@dangerous +info
+"
+}
+
+look_last_line() { # NAME PATH LINE
+  { grep -xF -- "$3" "$2" 2>/dev/null || true; } | found "$1"
+}
+
+make_last_line() { # PATH LINE
+  keep "$1"
+  grep -qxF -- "$2" "$1" || printf '\n%s\n' "$2" >>"$1"
+}
+
+# The variables of the application: written once, with secrets made for it, and never again.
+make_environment() { # PATH OWNER GROUP MODE TEXT
+  [ -e "$1" ] || make_file "$1" "$2" "$3" "$4" "$5"
+  chown "$2:$3" "$1"
+  chmod "$4" "$1"
+}
+
+read_environment() { # PATH   for a host that has none yet; never shown
+  [ ! -f "$1" ] || mark environment "$(base64 -w 0 <"$1")"
+}

@@ -1,0 +1,181 @@
+# shellcheck shell=bash
+# What every server is made of: packages, accounts, folders, files, links, units. `look_X NAME ...` says what there is,
+# `make_X ...` makes it so; both may be called as often as one likes.
+
+look_packages() { # NAME PACKAGE...
+  local name=$1
+  shift
+  { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true; } | sed -n 's/^installed //p' | sort | found "$name"
+}
+
+make_packages() { # PACKAGE...
+  apt_get update || warn "the list of packages could not be brought up to date: the one that is there is used"
+  apt_get install --yes --no-install-recommends -- "$@" || die "not all packages could be installed" "the lines above are apt's; is the server connected to its mirrors?"
+}
+
+apt_get() {
+  DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+    -o Dpkg::Options::=--force-confold -o Dpkg::Options::=--force-confdef "$@" </dev/null 3>&-
+}
+
+look_account() { # NAME USER GROUP...   the shell, and which of these groups it is in
+  local name=$1 user=$2 shell group
+  shift 2
+  shell=$(getent passwd "$user" | cut -d : -f 7) || true
+  {
+    if [ -n "$shell" ]; then
+      echo "shell $shell"
+      for group in "$@"; do
+        if id -nG "$user" | tr ' ' '\n' | grep -qx -- "$group"; then echo "group $group"; fi
+      done
+    fi
+  } | found "$name"
+}
+
+make_account() { # USER login|service GROUP...
+  local user=$1 kind=$2 group
+  shift 2
+  for group in "$@"; do
+    getent group "$group" >/dev/null || groupadd --system "$group"
+  done
+  if ! id "$user" >/dev/null 2>&1; then
+    if [ "$kind" = login ]; then
+      useradd --create-home --shell /bin/bash "$user"
+    else
+      useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+    fi
+  elif [ "$kind" = login ]; then
+    usermod --shell /bin/bash "$user"
+  else
+    usermod --shell /usr/sbin/nologin "$user"
+  fi
+  for group in "$@"; do usermod --append --groups "$group" "$user"; done
+}
+
+keys_of() { # USER
+  local home
+  home=$(getent passwd "$1" | cut -d : -f 6) || return 0
+  grep -hE '^[^#]*(ssh-|ecdsa-|sk-)' "$home/.ssh/authorized_keys" 2>/dev/null || true
+}
+
+look_keys() { # NAME USER FROM KEY...   which keys let somebody in as USER, of those that should
+  local name=$1 user=$2 from=$3 key
+  shift 3
+  while IFS= read -r key; do
+    if [ -n "$key" ] && keys_of "$user" | grep -qxF -- "$key"; then printf 'let in: %s\n' "$(key_name "$key")"; elif [ -n "$key" ]; then printf 'not let in: %s\n' "$(key_name "$key")"; fi
+  done < <(printf '%s\n' "$@"; keys_of "$from") | sort -u | sed -n '/^not/p' | found "$name"
+}
+
+key_name() { ssh-keygen -lf - <<<"$1" 2>/dev/null | cut -d ' ' -f 2-3 || echo '?'; }
+
+make_keys() { # USER FROM KEY...   none is ever taken away
+  local user=$1 from=$2 home key file
+  shift 2
+  home=$(getent passwd "$user" | cut -d : -f 6)
+  file=$home/.ssh/authorized_keys
+  install -d -m 700 -o "$user" -g "$(id -gn "$user")" "$home/.ssh"
+  { printf '%s\n' "$@"; keys_of "$from"; } | while IFS= read -r key; do
+    if [ -n "$key" ] && ! keys_of "$user" | grep -qxF -- "$key"; then printf '%s\n' "$key" >>"$file"; fi
+  done
+  touch "$file" && chown "$user:" "$file" && chmod 600 "$file"
+}
+
+look_folder() { # NAME PATH
+  { stat -c '%F, %U:%G %a' "$2" 2>/dev/null || true; } | found "$1"
+}
+
+make_folder() { # PATH OWNER GROUP MODE
+  if [ -L "$1" ] || { [ -e "$1" ] && [ ! -d "$1" ]; }; then die "$1 is not a folder" "move it away"; fi
+  install -d -m "$4" -o "$2" -g "$3" "$1"
+}
+
+look_file() { # NAME PATH
+  {
+    if [ -L "$2" ]; then
+      echo "a link to $(readlink "$2")"
+    elif [ -f "$2" ]; then
+      stat -c '%U:%G %a' "$2"
+      cat "$2"
+    fi
+  } | found "$1"
+}
+
+look_owner() { # NAME PATH   of a file whose content is nobody's business
+  { stat -c '%F, %U:%G %a' "$2" 2>/dev/null | sed 's/^regular empty file/regular file/' || true; } | found "$1"
+}
+
+make_owner() { # PATH OWNER GROUP MODE
+  [ ! -L "$1" ] || die "$1 is a link" "move it away"
+  touch "$1"
+  chown "$2:$3" "$1"
+  chmod "$4" "$1"
+}
+
+make_file() { # PATH OWNER GROUP MODE TEXT   never half written, never through a link, never readable meanwhile
+  local aside=$1.fab-releases.$BASHPID
+  keep "$1"
+  mkdir -p "$(dirname "$1")"
+  rm -f "$aside"
+  (umask 077 && set -C && printf '%s' "$5" >"$aside")
+  chown "$2:$3" "$aside"
+  chmod "$4" "$aside"
+  sync "$aside"
+  mv -T "$aside" "$1"
+}
+
+look_absent() { # NAME PATH
+  if [ -e "$2" ] || [ -L "$2" ]; then echo there; fi | found "$1"
+}
+
+make_absent() { # PATH
+  keep "$1"
+  rm -f "$1"
+}
+
+look_link() { # NAME PATH
+  { readlink "$2" || true; } | found "$1"
+}
+
+make_link() { # PATH TARGET
+  keep "$1"
+  ln -sfnT "$2" "$1"
+}
+
+look_unit() { # NAME UNIT
+  { echo "$(systemctl is-enabled "$2" 2>/dev/null || true), $(systemctl is-active "$2" 2>/dev/null || true)"; } | found "$1"
+}
+
+make_unit() { # UNIT
+  systemctl enable --quiet "$1"
+  systemctl start "$1" || { journalctl --no-pager --quiet --output=cat --lines=20 --unit "$1"; die "$1 does not start" "its last lines are above"; }
+}
+
+make_enabled() { systemctl enable --quiet "$1"; } # UNIT
+
+running() { # UNIT...   after a reload or restart
+  local unit
+  for unit in "$@"; do
+    systemctl is-active --quiet "$unit" || { journalctl --no-pager --quiet --output=cat --lines=20 --unit "$unit"; return 1; }
+  done
+}
+
+reload_units() { systemctl daemon-reload; }
+
+reload() { # UNIT
+  systemctl reload-or-restart "$1" && running "$1"
+}
+
+restart() { # UNIT
+  systemctl restart "$1" && running "$1"
+}
+
+look_enabled() { # NAME UNIT
+  { systemctl is-enabled "$2" 2>/dev/null || true; } | found "$1"
+}
+
+units_verified() { # PATH...   what systemd itself thinks of them; of other units nothing is said
+  local said
+  systemctl daemon-reload
+  said=$(systemd-analyze verify --man=no "$@" 2>&1 | grep -F "${PATHS_OF_UNITS:-/etc/systemd/system/$APPLICATION}" || true)
+  [ -z "$said" ] || { printf '%s\n' "$said"; return 1; }
+}
