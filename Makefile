@@ -27,7 +27,7 @@ demo: $(RUNS) ## Release the bundled application on this machine
 .PHONY: test
 test: $(SYNCED) ## Run every test; as root on Debian also those on real servers
 	@bash tests/servers/install.sh
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGUMENTS)
+	@.venv/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
 .PHONY: fast
 fast: $(SYNCED) ## Run the tests that need neither a server nor the sandbox

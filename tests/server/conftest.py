@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def shop_once(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def shop(shop_once: tuple[Shop, Snapshot], tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(shop_once: tuple[Shop, Snapshot], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """One server with `base` live; each module gets it as it was then, and a folder of its own.
 
     `shop.server.reset()` goes back there in about a second: say `await_page(shop)` after it.
@@ -39,7 +40,9 @@ def shop(shop_once: tuple[Shop, Snapshot], tmp_path_factory: pytest.TempPathFact
     shop.server.reset(snapshot)
     shop.configure()
     await_page(shop)
-    return shop
+    yield shop
+    if shop.server.is_up:
+        shop.server.power_loss()  # its workers and its beat would take from the tests of other files
 
 
 @pytest.fixture
