@@ -98,7 +98,10 @@ def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tu
         Step(
             "start",
             "Start its processes",
-            services.start(stage, host, id, "web", "worker") + services.await_ready(stage, host, id, "web"),
+            # Users wait for the web processes: workers do not take the processor from them.
+            services.start(stage, host, id, "web")
+            + services.await_ready(stage, host, id, "web")
+            + services.start(stage, host, id, "worker"),
             services.stop(stage, host, id),
         ),
         Step("health", "Ask its health", asked),

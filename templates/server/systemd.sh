@@ -25,9 +25,10 @@ systemd_stop() { # SERVICE ID
   fi
 }
 
+# Asked again and again while a release starts, on processors that it needs: as few processes as can be.
 systemd_describe() { # UNIT_OR_PATTERN...   -> SERVICE ID STATE TOLD, tab-separated, a line each, in one question
-  local key value id='' active='' sub='' restarts=0 result='' told=''
-  systemctl show -p Id,ActiveState,SubState,NRestarts,Result,StatusText "$@" | { cat; echo; } | while IFS='=' read -r key value; do
+  local key value id='' active='' sub='' restarts=0 result='' told='' instance
+  while IFS='=' read -r key value; do
     case $key in
       Id) id=${value#"$APPLICATION-"} id=${id%.service} ;;
       ActiveState) active=$value ;;
@@ -36,15 +37,15 @@ systemd_describe() { # UNIT_OR_PATTERN...   -> SERVICE ID STATE TOLD, tab-separa
       Result) result=$value ;;
       StatusText) told=$value ;;
       '')
-        [ -z "$id" ] || printf '%s\t%s\t%s\t%s\n' "${id%%@*}" "$(instance_of "$id")" "$(systemd_word "$active/$sub" "$restarts" "$result")" "$told"
+        [ -n "$id" ] || continue
+        case $id in *@*) instance=${id#*@} ;; *) instance=- ;; esac
+        printf '%s\t%s\t' "${id%%@*}" "$instance"
+        systemd_word "$active/$sub" "$restarts" "$result"
+        printf '\t%s\n' "$told"
         id='' told='' restarts=0
         ;;
     esac
-  done
-}
-
-instance_of() { # NAME@ID or NAME
-  case $1 in *@*) printf '%s' "${1#*@}" ;; *) printf -- - ;; esac
+  done < <(systemctl show -p Id,ActiveState,SubState,NRestarts,Result,StatusText "$@"; echo)
 }
 
 systemd_word() { # ACTIVE/SUB RESTARTS RESULT
@@ -66,10 +67,16 @@ systemd_units() {
 }
 
 systemd_state() { # SERVICE ID
-  systemd_describe "$(unit "$1" "$2")" | cut -f 3
+  local state=''
+  IFS=$'\t' read -r _ _ state _ < <(systemd_describe "$(unit "$1" "$2")") || true
+  printf '%s' "$state"
 }
 
-systemd_told() { systemd_describe "$(unit "$1" "$2")" | cut -f 4; }
+systemd_told() { # SERVICE ID
+  local told=''
+  IFS=$'\t' read -r _ _ _ told < <(systemd_describe "$(unit "$1" "$2")") || true
+  printf '%s' "$told"
+}
 
 systemd_log() { journalctl --no-pager --quiet --output=cat --lines=60 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
