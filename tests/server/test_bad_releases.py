@@ -27,7 +27,7 @@ from tests.servers.shop import Shop
 
 pytestmark = pytest.mark.server
 
-IMPATIENT = ('deadline = "30s"', 'deadline = "8s"')
+IMPATIENT = ('deadline = "30s"', 'deadline = "12s"')
 COLUMNS = "select column_name from information_schema.columns where table_name = 'sales_sale' and column_name = 'till'"
 
 
@@ -55,6 +55,7 @@ def test_users_never_see_a_bad_release(shop: Shop, tag: str, cause: str, next_st
         assert next_step in said(done).replace("Was", "was")
         assert "users saw no change" in done.stderr
         assert sell(shop, tag) == 201
+    shop.configure()
     deploy_another(shop)
 
 
@@ -228,4 +229,5 @@ def test_a_redis_that_is_down_is_named(shop: Shop) -> None:
     await_page(shop)
     nothing_left(shop, before, kept)
     await_that(lambda: ask(shop.server) == (200, before), lambda: "the old release never came back")
+    shop.configure()
     deploy_another(shop)
