@@ -6,6 +6,7 @@ import base64
 import json as json_module
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import invoke
 
@@ -45,7 +46,11 @@ def provision(
         if not check and not dry_run:
             at.lock("provision", wait)
         seeds = _seeds(at)
-        parts = {host: machine.parts(here, here.host(host), facts[host], seeds) for host in at.sessions}
+
+        def parts_with(seeds: stores.Seeds) -> provisioning.Parts:
+            return {host: machine.parts(here, here.host(host), facts[host], seeds) for host in at.sessions}
+
+        parts = parts_with(seeds)
         found = _look(at, parts)
         differs = {host: drift(parts[host], found[host]) for host in parts}
         if check:
@@ -54,7 +59,7 @@ def provision(
         if dry_run:
             return _print_plan(plan, json=json)
         _ask_about(differs, yes=yes)
-        return _perform(at, plan, parts)
+        return _perform(at, plan, parts_with(replace(seeds, fresh=False)))
 
 
 def _identified(at: Scene) -> dict[str, dict[str, str]]:

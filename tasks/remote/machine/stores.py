@@ -29,12 +29,13 @@ class Seeds:
 
     environment: Secret | None = None
     """The file as another host of the stage has it."""
+    fresh: bool = True
     database: Secret = field(default_factory=_made)
     redis: Secret = field(default_factory=_made)
     secret_key: Secret = field(default_factory=_made)
 
     def look(self, *call: Word) -> tuple[Word, ...]:
-        return call if self.environment else ("look_nothing",)
+        return ("look_nothing",) if self.fresh else call
 
 
 def seeds_of(text: str | None) -> Seeds:
@@ -43,7 +44,9 @@ def seeds_of(text: str | None) -> Seeds:
         return Seeds()
     passwords = dict(_passwords(text))
     made = Seeds()
-    return Seeds(Secret(text), passwords.get("DATABASE_URL", made.database), passwords.get("REDIS_URL", made.redis))
+    return Seeds(
+        Secret(text), False, passwords.get("DATABASE_URL", made.database), passwords.get("REDIS_URL", made.redis)
+    )
 
 
 def _passwords(text: str) -> Mapping[str, Secret]:
