@@ -12,6 +12,13 @@ PublicKey = Annotated[
     str,
     Match(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f]*)?", 'a public key, as "ssh-ed25519 AAAA..."'),
 ]
+KnownHost = Annotated[
+    str,
+    Match(
+        r"[A-Za-z0-9.\[\]:,-]+ (ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+",
+        'a line of known_hosts, as "git.example.com ssh-ed25519 AAAA..."',
+    ),
+]
 OptionalPath = Annotated[str, Match(r"(/[A-Za-z0-9._+@/-]+)?", "an absolute path without spaces")]
 
 
@@ -25,6 +32,8 @@ class Provision:
     """Account it logs in as: root, or one that may use sudo without a password."""
     authorized_keys: tuple[PublicKey, ...] = ()
     """Keys that may log in as the deploying account, besides those that may as admin."""
+    known_hosts: tuple[KnownHost, ...] = ()
+    """Lines for the deploying account's known_hosts: the key of your git host, as it publishes it."""
     packages: tuple[Package, ...] = ()
     """Debian packages your application needs as well, for example ["libpq5", "gettext"]."""
     postgresql: bool = True

@@ -80,6 +80,40 @@ make_keys() { # USER FROM KEY...   none is ever taken away
   touch "$file" && chown "$user:" "$file" && chmod 600 "$file"
 }
 
+look_known_hosts() { # NAME USER LINE...
+  local name=$1 home line
+  home=$(getent passwd "$2" | cut -d : -f 6) || true
+  shift 2
+  for line in "$@"; do
+    if grep -qsxF -- "$line" "$home/.ssh/known_hosts"; then printf '%s\n' "$line"; fi
+  done | found "$name"
+}
+
+make_known_hosts() { # USER LINE...
+  local user=$1 home line
+  home=$(getent passwd "$1" | cut -d : -f 6)
+  shift
+  install -d -m 700 -o "$user" -g "$(id -gn "$user")" "$home/.ssh"
+  for line in "$@"; do
+    grep -qsxF -- "$line" "$home/.ssh/known_hosts" || printf '%s\n' "$line" >>"$home/.ssh/known_hosts"
+  done
+  chown "$user:" "$home/.ssh/known_hosts"
+}
+
+look_git_key() { # NAME USER
+  local home
+  home=$(getent passwd "$2" | cut -d : -f 6) || true
+  { if compgen -G "$home/.ssh/id_*.pub" >/dev/null; then echo there; fi; } | found "$1"
+}
+
+make_git_key() { # USER COMMENT   the public half is told: it has to be registered at the git host
+  local home
+  home=$(getent passwd "$1" | cut -d : -f 6)
+  if compgen -G "$home/.ssh/id_*.pub" >/dev/null; then return; fi
+  runuser -u "$1" -- ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$home/.ssh/id_ed25519"
+  warn "register this as a read-only deploy key at the git host: $(cat "$home/.ssh/id_ed25519.pub")"
+}
+
 look_folder() { # NAME PATH
   { stat -c '%F, %U:%G %a' "$2" 2>/dev/null || true; } | found "$1"
 }

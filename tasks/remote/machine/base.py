@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
+from ...model.shell import script
 from .. import files
 from .things import account, file, folder, keys, owner, packages, part
 
@@ -54,7 +56,19 @@ def _accounts(stage: Stage, host: Host) -> tuple[Thing, ...]:
         account(stage.app_user, "www-data", login=False),
         account(host.user, stage.app_user, "www-data", "systemd-journal", login=True),
         keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
+        *_git(stage, host),
     )
+
+
+def _git(stage: Stage, host: Host) -> Iterator[Thing]:
+    """The server fetches by itself: with a key of its own where git is spoken over SSH."""
+    lines = stage.provision.known_hosts
+    if lines:
+        made = script(("make_known_hosts", host.user, *lines))
+        yield Thing(f"known hosts of {host.user}", ("look_known_hosts", host.user, *lines), "\n".join(lines), made)
+    if re.match(r"ssh://|[^/:]+@[^/:]+:", stage.repository):
+        made = script(("make_git_key", host.user, f"{stage.application}@{host.name}"))
+        yield Thing(f"git key of {host.user}", ("look_git_key", host.user), "there", made)
 
 
 def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
