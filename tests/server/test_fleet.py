@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Boot
 from tests.servers import Server
 from tests.servers.faults import cut_link, shim, stopped
-from tests.servers.shop import REQUIREMENTS, Shop, make_shop
+from tests.servers.shop import REQUIREMENTS, Shop, make_shop, prepare
 
 pytestmark = pytest.mark.server
 
@@ -350,16 +350,18 @@ def test_a_rolling_deploy_that_fails_late_takes_the_first_host_back(fleet: Shop)
 
 
 def test_four_hosts_switch_in_batches_and_go_back_together(
-    boot: Boot, fleet_once: tuple[Shop, str], origin: Path, tmp_path: Path
+    boot: Boot, fleet: Shop, origin: Path, tmp_path: Path
 ) -> None:
-    two = fleet_once[0].servers
-    for server in two:
-        server.reset(server.pristine)
-        server.settle()
+    """Two that have nothing yet join the two that serve."""
     more = [boot(f"app{number}", requirements=REQUIREMENTS) for number in (3, 4)]
     try:
-        four = make_shop(tmp_path, [*two, *more], origin)
-        four.fab("deploy", "--ref", "base", "--batch", "3", timeout=400)
+        four = Shop(tmp_path, (*fleet.servers, *more))
+        four.configure()
+        for server in more:
+            prepare(server, origin)
+        four.put_environment()
+        four.install()
+        four.fab("deploy", "--ref", "base", "--force", "--batch", "3", timeout=400)
         before = _moment(four)
         assert _serves(four) == [before.release] * 4
         assert _beats(four) == ["active", "inactive", "inactive", "inactive"]

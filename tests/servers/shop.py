@@ -164,6 +164,16 @@ class Shop:
         return (server or self.server).run(f"curl -sS -m 10 -H 'Host: pos.test' http://127.0.0.1{path}").stdout
 
 
+def prepare(server: Server, origin: Path) -> None:
+    """The repository and the folders of the application."""
+    fill(server, origin)
+    server.run(
+        "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && "
+        "install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
+        "usermod -aG app,www-data deploy"
+    )
+
+
 def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str = "") -> Shop:
     """`servers` become a fleet whose first one has the database; `folder` becomes the operator's."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,12 +181,7 @@ def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str =
     shop.configure(more)
     first = servers[0]
     for server in servers:
-        fill(server, origin)
-        server.run(
-            "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && "
-            "install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
-            "usermod -aG app,www-data deploy"
-        )
+        prepare(server, origin)
     first.run(
         "pg_conftool 15 main set listen_addresses '*' && "
         "echo 'host all pos 10.0.0.0/8 scram-sha-256' >> /etc/postgresql/15/main/pg_hba.conf && "
