@@ -32,8 +32,8 @@ from tests.servers.shop import REQUIREMENTS, Shop, make_shop
 
 from .rivals import Rival, floor_units, rivals, units
 
-OURS = "fab-releases"
-OURS_WARM = "fab-releases, keep_warm"
+OURS = {"fab-releases": "", "fab-releases, keep_warm": "keep_warm = true\n"}
+"""Name -> what its releases.toml says more, in the stage's table."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ def prepare(server: Server) -> None:
         for path, text in (floor_units() if app == "floor" else units(app)).items():
             server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
         server.run(
-            f"install -d -o deploy -g app /srv/{app} /srv/{app}/releases /srv/{app}/shared && "
+            f"install -d -o deploy -g app /srv/{app} /srv/{app}/releases /srv/{app}/environments /srv/{app}/shared && "
             f"install -d -o app -g www-data -m 2775 /srv/{app}/shared/media /srv/{app}/media"
         )
         server.put(
@@ -135,13 +135,17 @@ def prepare(server: Server) -> None:
 def one_link(folder: Path, shop: Shop, address: str, port: int, revisions: tuple[str, str], rounds: int) -> list[Row]:
     folder.mkdir()
     others = rivals(folder, ["ssh"], address, port, client_key())
-    rows = {name: Row(name) for name in (others[0].name, OURS, *(one.name for one in others[1:]))}
-    for number in range(-1, rounds):  # the first round warms up: packages, mirrors, caches
-        new, old = revisions[number % 2], revisions[(number + 1) % 2]
+    rows = {name: Row(name) for name in (others[0].name, *OURS, *(one.name for one in others[1:]))}
+    for number in range(
+        -1, rounds
+    ):  # the first round warms up (packages, mirrors, caches) and is what others go back to
+        new, old = reversed(revisions) if number < 0 else revisions
         for name, row in rows.items():
             rival = next((one for one in others if one.name == name), None)
-            deploy = _ours(shop, "deploy", "--ref", new) if rival is None else _theirs(folder, rival, new)
-            rollback = _ours(shop, "rollback") if rival is None else _theirs(folder, rival, old, back=True)
+            deploy = _ours(shop, folder, name, "deploy", "--ref", new) if rival is None else _theirs(folder, rival, new)
+            rollback = (
+                _ours(shop, folder, name, "rollback") if rival is None else _theirs(folder, rival, old, back=True)
+            )
             with _users(shop.server, _door(name)) as seen:
                 deploy_seconds, counts = _timed(shop.server, deploy)
                 rollback_seconds = _timed(shop.server, rollback)[0] if number >= 0 else 0.0
@@ -159,8 +163,15 @@ def _door(name: str) -> str:
     )
 
 
-def _ours(shop: Shop, *words: str) -> dict[str, object]:
-    return {"args": shop.command(*words), "cwd": shop.folder, "env": shop.environment(), "input": ""}
+def _ours(shop: Shop, folder: Path, name: str, *words: str) -> dict[str, object]:
+    """With bytecode kept from one run to the next, as in any installation, whatever this shell says."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    for file, more in (("fabfile.py", ""), ("releases.toml", OURS[name])):
+        (place / file).write_text((shop.folder / file).read_text() + more)
+    environment = shop.environment({"PYTHONPYCACHEPREFIX": str(shop.folder / "bytecode")})
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {"args": shop.command(*words), "cwd": place, "env": environment, "input": ""}
 
 
 def _theirs(folder: Path, rival: Rival, ref: str, *, back: bool = False) -> dict[str, object]:
@@ -259,9 +270,11 @@ The work: the example application (`examples/pos`: web, worker and beat, Postgre
 a commit that changes one line of code and nothing else; then a rollback. Seconds are of the whole process on the
 operator's side, its start included. Meanwhile 20 requests a second ask the tool's own front door.
 
-The floor is one hand-written script over one ssh connection that switches as ours does, with a fixed set of checks and
-no lock across hosts, no way back, no plan and no report; `bench/rivals.py` has it and the others. Round trips are made
-by a delay proxy on loopback.
+The floor is one hand-written script over one ssh connection that switches and shares environments as ours does, with a
+fixed set of checks and no lock across hosts, no way back, no plan and no report. Nor does it wait, as ours does, until
+the new Celery worker answers (Celery alone asks its neighbours for one second), until nobody queues for the old
+processes, and until beat runs. `bench/rivals.py` has it and the others. Round trips are made by a delay proxy on
+loopback.
 """
 
 

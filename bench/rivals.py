@@ -21,10 +21,12 @@ git -C $B/repo.git cat-file -e "$sha^{commit}" 2>/dev/null || git -C $B/repo.git
 mkdir -p $R; git -C $B/repo.git archive "$sha" | tar -x -C $R
 cd $R; ln -sfn $B/shared/media media
 key=$(sha256sum < requirements.txt | cut -c 1-16)
-if [ -n "$old" ] && [ "$(cat $B/releases/$old/.lock)" = "$key" ]; then cp -al $B/releases/$old/.venv .venv; else
-  uv venv -q --relocatable .venv; VIRTUAL_ENV=$R/.venv uv pip install -q --compile-bytecode --require-hashes -r requirements.txt; fi
-echo "$key" > .lock
-.venv/bin/python -m compileall -q -x '/\.venv/' . >/dev/null
+venv=$B/environments/$key
+if [ ! -e $venv ]; then
+  uv venv -q --relocatable $venv.new; VIRTUAL_ENV=$venv.new uv pip install -q --compile-bytecode --require-hashes -r requirements.txt
+  mv $venv.new $venv; fi
+ln -s $venv .venv
+find . -name '*.py' | .venv/bin/python -IS -m py_compile -
 static=$(git -C $B/repo.git ls-tree -r "$sha" | grep -v '\.py$' | sha256sum | cut -c 1-16)
 set -a; . $B/shared/env; set +a; export RELEASE_ID=$id
 if [ -n "$old" ] && [ "$(cat $B/releases/$old/.static)" = "$static" ]; then cp -al $B/releases/$old/staticfiles staticfiles; else
