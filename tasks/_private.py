@@ -111,7 +111,12 @@ def desk(name: str, content: bytes) -> Iterator[Path]:
 
 def edit(path: Path) -> bytes:
     """What the operator's editor leaves."""
-    words = _words(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi", "$EDITOR")
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("vi" if sys.stdin.isatty() else "")
+    if not chosen:
+        raise UsageError(
+            "nobody is here to edit", "`fab env.set KEY` reads a value from stdin; or set VISUAL or EDITOR"
+        )
+    words = _words(chosen, "$EDITOR")
     try:
         status = subprocess.run([*words, str(path)], check=False).returncode
     except OSError as problem:
