@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ OURS = {".venv", ".release", "release.json", "web.sock", ".git"}
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    rules = (hosts, keys, machines, folders, address, services, runnable, shared)
+    rules = (hosts, keys, machines, folders, address, services, runnable, shared, encryption)
     return [problem for rule in rules for problem in rule(stage)]
 
 
@@ -170,3 +171,37 @@ def shared(stage: Stage) -> Iterator[Problem]:
                 yield Problem((key, row), f"lies in {above[0]}, which is shared already")
             elif place in getattr(stage, key)[:row] or (key == "shared_files" and place in stage.shared_dirs):
                 yield Problem((key, row), "is listed twice")
+
+
+def encryption(stage: Stage) -> Iterator[Problem]:
+    tls, web = stage.tls, stage.with_role("web")
+    if not stage.is_encrypted or local(stage):
+        return
+    if not stage.domain:
+        yield Problem(("tls", "certificate"), "needs a domain: a certificate is for names")
+    for row, name in enumerate(stage.names):
+        where = ("tls", "names", row - 1) if row else ("domain",)
+        if ":" in name or is_number(name):
+            yield Problem(where, "must be a host name without a port: that is what a certificate is for")
+        elif name in stage.names[:row]:
+            yield Problem(where, "is listed twice")
+    if tls.certificate == "files":
+        yield from (
+            Problem(("tls", one), "must say where it is on the servers")
+            for one in ("fullchain", "key")
+            if not getattr(tls, one)
+        )
+        return
+    if not stage.provision.nginx:
+        yield Problem(("tls", "certificate"), "certbot proves the domain through nginx: [provision] nginx must be true")
+    if len(web) > 1:
+        says = f'{len(web)} hosts have the role "web", and the authority asks only one of them: take "files"'
+        yield Problem(("tls", "certificate"), says)
+
+
+def is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -325,6 +325,28 @@ class Stage:
         return host == self.primary
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What users may type; the first is the one they end up at. Without a domain: none."""
+        return (self.domain, *self.tls.names) if self.domain else ()
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.tls.certificate != "none"
+
+    @property
+    def certificate(self) -> str:
+        """Its path on the servers, with its chain."""
+        return self._certbot("fullchain") or self.tls.fullchain
+
+    @property
+    def certificate_key(self) -> str:
+        return self._certbot("privkey") or self.tls.key
+
+    def _certbot(self, name: str) -> str:
+        certbot = self.tls.certificate == "certbot"
+        return f"/etc/letsencrypt/live/{self.application}/{name}.pem" if certbot else ""
+
+    @property
     def has_postgresql(self) -> bool:
         """Whether a PostgreSQL is ours to set up."""
         return self.provision.postgresql and self.database.engine in ("postgresql", "any")

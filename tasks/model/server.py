@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .typed import STRICT, Account, Line, Match, Port
+from .typed import STRICT, Account, Count, Line, Match, Port
 
 Package = Annotated[str, Match(r"[a-z0-9][a-z0-9.+-]{1,60}", "the name of a Debian package")]
 PublicKey = Annotated[
@@ -19,6 +19,7 @@ KnownHost = Annotated[
         'a line of known_hosts, as "git.example.com ssh-ed25519 AAAA..."',
     ),
 ]
+HostName = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name")]
 OptionalPath = Annotated[str, Match(r"(/[A-Za-z0-9._+@/-]+)?", "an absolute path without spaces")]
 
 
@@ -65,9 +66,14 @@ class Tls:
     __pydantic_config__ = STRICT
 
     certificate: Literal["none", "certbot", "files"] = "none"
-    """certbot: obtained and renewed on the server. files: you put them there. none: http only."""
+    """certbot: obtained and renewed on the server, whose authority's terms you agree to. files: you put them there.
+    none: http only."""
+    names: tuple[HostName, ...] = ()
+    """Further names of the certificate, which lead to domain: ["www.pos.example.com"]."""
+    hsts_days: Count = 1
+    """How long browsers insist on https after a visit; 0: they do not. Raise it once https has proved itself."""
     email: Line = ""
-    """certbot: where the authority writes to."""
+    """certbot: where the authority writes to; may be empty."""
     server: Annotated[str, Match(r"(https://[^\s]+)?", "an https URL")] = ""
     """certbot: the authority's directory; empty: Let's Encrypt."""
     fullchain: OptionalPath = ""

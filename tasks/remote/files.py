@@ -12,6 +12,9 @@ from .library import templates
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+WEBROOT = "/var/lib/fab-releases/acme"
+"""Where nginx finds what an authority asks for."""
+
 
 def supervisor(stage: Stage, tools: Path) -> dict[str, str]:
     """Variables the library needs to keep services under supervisord."""
@@ -26,8 +29,13 @@ def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
     files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
-    files[f"/etc/nginx/sites-available/{stage.application}"] = render("nginx/site.conf", stage)
+    files[f"/etc/nginx/sites-available/{stage.application}"] = site(stage, https=stage.is_encrypted)
     return files
+
+
+def site(stage: Stage, *, https: bool) -> str:
+    """nginx's; not yet `https` as long as there is no certificate."""
+    return render("nginx/site.conf", stage, https=https, webroot=WEBROOT)
 
 
 def units(stage: Stage, host: Host) -> dict[str, str]:

@@ -29,7 +29,7 @@ PACKAGES = (
 BARE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "ca-certificates")
 PROVISIONED = (
     *("postgresql", "redis-server", "nginx", "ufw", "git", "curl", "python3", "python3-venv", "procps", "logrotate"),
-    *("unattended-upgrades", "fail2ban", "python3-systemd"),
+    *("unattended-upgrades", "fail2ban", "python3-systemd", "certbot", "pebble"),
 )
 MMDEBSTRAP = (
     "mmdebstrap",

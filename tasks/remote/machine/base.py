@@ -33,6 +33,8 @@ def wanted(stage: Stage, host: Host) -> Iterator[str]:
         yield from (f"python{stage.python.version}", f"python{stage.python.version}-venv")
     if asked.nginx and "web" in host.roles:
         yield "nginx"
+        if stage.tls.certificate == "certbot":
+            yield "certbot"
     if stage.stores_on(host):
         yield from (
             name for name, here in (("postgresql", stage.has_postgresql), ("redis-server", asked.redis)) if here

@@ -6,12 +6,15 @@ from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import script
 from .. import files
+from . import certificate
 from .things import absent, file, link, part, unit
+
+UNKNOWN = "/etc/nginx/conf.d/fab-releases-unknown"
 
 
 def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
     found = (_units(stage, host), _sudo(stage))
-    return (*found, _nginx(stage)) if stage.provision.nginx and "web" in host.roles else found
+    return (*found, *_nginx(stage)) if stage.provision.nginx and "web" in host.roles else found
 
 
 def _units(stage: Stage, host: Host) -> Part:
@@ -28,16 +31,40 @@ def _sudo(stage: Stage) -> Part:
     return part("sudo", "Allow what a deploy needs", file(path, text, "440"), check=("visudo", "-cqf", path))
 
 
-def _nginx(stage: Stage) -> Part:
-    site = f"/etc/nginx/sites-available/{stage.application}"
-    return part(
+def _nginx(stage: Stage) -> tuple[Part, ...]:
+    """http first: the authority that gives a certificate comes in there. https when there is one."""
+    path = f"/etc/nginx/sites-available/{stage.application}"
+    plain = files.site(stage, https=False)
+    nginx = part(
         "nginx",
         "Set up nginx",
         file("/etc/nginx/nginx.conf", files.render("nginx/nginx.conf", stage)),
-        file(site, files.render("nginx/site.conf", stage)),
-        link(f"/etc/nginx/sites-enabled/{stage.application}", site),
+        certificate.first_site(path, plain) if stage.is_encrypted else file(path, plain),
+        _unknown(stage),
+        link(f"/etc/nginx/sites-enabled/{stage.application}", path),
         absent("/etc/nginx/sites-enabled/default"),
         unit("nginx.service"),
         check=("nginx", "-q", "-t"),
         use=("reload", "nginx.service"),
+    )
+    return (nginx, *certificate.parts(stage), _https(stage, path)) if stage.is_encrypted else (nginx,)
+
+
+def _unknown(stage: Stage) -> Thing:
+    """Where the site has no name, it is the one for every name."""
+    path = f"{UNKNOWN}.conf"
+    return (
+        file(path, files.render("nginx/unknown.conf", stage, webroot=files.WEBROOT)) if stage.domain else absent(path)
+    )
+
+
+def _https(stage: Stage, path: str) -> Part:
+    return part(
+        "https",
+        "Serve https",
+        file(path, files.site(stage, https=True)),
+        file(f"{UNKNOWN}-https.conf", files.render("nginx/unknown-https.conf", stage)),
+        certificate.served(stage),
+        check=("nginx", "-q", "-t"),
+        use=("serve_https", stage.certificate, stage.domain),
     )
