@@ -477,7 +477,15 @@ def test_a_command_gives_the_file(operator: Path) -> None:
         assert target(operator).read_text() == "A=1\nB=two\nC=canary\n"
 
 
-def test_a_frozen_or_locked_stage_keeps_its_settings(operator: Path) -> None:
+def test_who_changes_one_host_alone_is_told_of_the_others(operator: Path) -> None:
+    text = (operator / "releases.toml").read_text()
+    two = 'transport = "local" }, { name = "two", transport = "local" }'
+    (operator / "releases.toml").write_text(text.replace('transport = "local" }', two))
+    done = fab(operator, "-H", "one", "env.set", "B", said="x")
+    assert (done.returncode, "two: not chosen, and left as it is" in done.stderr) == (0, True), done.stderr
+
+
+def test_a_frozen_stage_keeps_its_settings(operator: Path) -> None:
     (operator.parent / "host" / ".releases").mkdir()
     (operator.parent / "host" / ".releases" / "freeze").write_text("holidays\n")
     assert fab(operator, "env.set", "B", said="x").returncode == 3
