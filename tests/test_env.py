@@ -479,7 +479,7 @@ def test_a_command_gives_the_file(operator: Path) -> None:
 
 def test_who_changes_one_host_alone_is_told_of_the_others(operator: Path) -> None:
     text = (operator / "releases.toml").read_text()
-    two = 'transport = "local" }, { name = "two", transport = "local" }'
+    two = 'transport = "local" }, { name = "two", address = "192.0.2.1" }'
     (operator / "releases.toml").write_text(text.replace('transport = "local" }', two))
     done = fab(operator, "-H", "one", "env.set", "B", said="x")
     assert (done.returncode, "two: not chosen, and left as it is" in done.stderr) == (0, True), done.stderr
