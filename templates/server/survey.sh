@@ -69,7 +69,7 @@ survey_fitness() { # BASE MINIMUM_MB FILES...
     if [ -d "$SHARED/$path" ]; then
       mark problem "$SHARED/$path is a directory and should be a file" "move it away"
     elif [ ! -e "$SHARED/$path" ]; then
-      mark problem "$SHARED/$path does not exist" "put it there first; it is never made up"
+      mark problem "$SHARED/$path does not exist" "put it there first; it is never made up (the variables: fab env.push FILE)"
     elif [ ! -r "$SHARED/$path" ]; then
       mark problem "$(id -un) may not read $SHARED/$path" "chgrp $(id -gn) and chmod 640 it"
     fi
