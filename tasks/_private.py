@@ -23,7 +23,9 @@ LARGEST = 1024 * 1024
 def asked(key: str) -> Secret:
     """On a terminal without echo, else all of stdin but the newline that ends it."""
     if sys.stdin.isatty():
-        value = getpass.getpass(f"{key}: ")
+        value = ""
+        with suppress(EOFError):  # Ctrl-D
+            value = getpass.getpass(f"{key}: ")
         if not value:
             raise UsageError(f"{key}: nothing was typed", f"printf '' | fab env.set {key} sets it to nothing")
         return Secret(value)

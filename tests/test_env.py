@@ -418,7 +418,8 @@ def test_a_value_on_the_command_line_is_refused_and_not_repeated(operator: Path,
     assert target(operator).read_text() == FILE
 
 
-def test_a_typed_value_is_not_shown(operator: Path) -> None:
+def typed(operator: Path, keys: bytes) -> tuple[int, bytes]:
+    """How `fab env.set KEY` ends on a terminal where somebody types `keys`, and what the terminal shows."""
     process, terminal = pty.fork()
     if not process:
         os.chdir(operator)
@@ -427,13 +428,24 @@ def test_a_typed_value_is_not_shown(operator: Path) -> None:
     with contextlib.suppress(OSError):  # Linux says EIO when the other end is closed
         while piece := os.read(terminal, 4096):
             shown += piece
-            if shown.endswith(b"KEY: "):
-                time.sleep(0.2)  # getpass switches the echo off and then asks
-                os.write(terminal, b"canary of a person\n")
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, shown
+            if shown.endswith(b"KEY: "):  # the echo is off by then
+                os.write(terminal, keys)
+    ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     os.close(terminal)
-    assert b"canary" not in shown
+    return ended, shown
+
+
+def test_a_typed_value_is_not_shown(operator: Path) -> None:
+    ended, shown = typed(operator, b"canary of a person\n")
+    assert (ended, b"canary" in shown) == (0, False), shown
     assert target(operator).read_text() == FILE + "KEY='canary of a person'\n"
+
+
+@pytest.mark.parametrize("keys", [b"\n", b"\x04"])
+def test_nothing_typed_is_no_empty_password(operator: Path, keys: bytes) -> None:
+    ended, shown = typed(operator, keys)
+    assert (ended, b"nothing was typed" in shown) == (2, True), shown
+    assert target(operator).read_text() == FILE
 
 
 def test_variables_that_go_are_asked_for(operator: Path) -> None:
