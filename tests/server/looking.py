@@ -83,6 +83,8 @@ def nothing_left(shop: Shop, current: str, kept: set[str]) -> None:
     assert shop.current() == current
     assert shop.server.run("ls -A /srv/pos/staging; ls -d /srv/pos/.current.* 2>/dev/null || true").stdout == ""
     assert releases(shop) == kept
+    named, linked = "ls /srv/pos/environments", "readlink /srv/pos/releases/*/.venv | xargs -rn1 basename | sort -u"
+    assert shop.server.run(named).stdout == shop.server.run(linked).stdout
     await_that(lambda: generations(shop) == {current}, lambda: f"units of {generations(shop)}, not only {current}")
 
 

@@ -69,6 +69,17 @@ def test_a_release_that_boots_slowly_is_waited_for(shop: Shop) -> None:
     assert set(seen.answers) == {(200, before), (200, after)}
 
 
+def test_a_hook_that_installs_something_fails_and_does_not_change_what_is_live(shop: Shop) -> None:
+    """Releases with the same requirements share their environment."""
+    shop.configure("""[hooks]\nbefore_switch = ['cp /etc/hostname "$VIRTUAL_ENV"/lib/python3*/site-packages/']\n""")
+    with unseen(shop):
+        done = shop.fab("deploy", "--ref", "base", "--force", check=1)
+    assert "the hook before_switch failed" in said(done)
+    assert "Permission denied" in said(done)
+    assert shop.server.run("find /srv/pos/environments/ -name hostname").stdout == ""
+    shop.configure()
+
+
 def test_a_migration_that_is_committed_half_way_says_what_it_broke(fresh: Shop) -> None:
     """The schema stays changed under the old release and nobody can take it back unseen: a person must look (6)."""
     assert sell(fresh, "before") == 201

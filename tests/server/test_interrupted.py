@@ -30,7 +30,7 @@ KILLS = 20
 
 LEFTOVERS = r"""
 cd /srv/pos; live=$(basename "$(readlink current)")
-ls -d staging/* .current.* releases/.gc-* .releases/lock.[0-9]* 2>/dev/null
+ls -d staging/* .current.* releases/.gc-* environments/.[gn]* .releases/lock.[0-9]* 2>/dev/null
 flock -n .releases/lock true || echo "locked by $(cat .releases/lock)"
 for one in releases/*/release.json; do
   case $(sed 's/.*"state": "\([a-z]*\)".*/\1/' $one) in
