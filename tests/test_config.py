@@ -234,6 +234,49 @@ def test_beat_on_two_hosts_would_do_everything_twice() -> None:
     assert wrong(text) == [f"13: stages.production.{says}"]
 
 
+CERTBOT = 'tls.certificate = "certbot"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (CERTBOT, ["tls.certificate: needs a domain: a certificate is for names"]),
+        (
+            CERTBOT + 'domain = "pos.test:8443"\ntls.names = ["203.0.113.10"]\n',
+            [
+                "domain: must be a host name without a port: that is what a certificate is for",
+                "tls.names[0]: must be a host name without a port: that is what a certificate is for",
+            ],
+        ),
+        (CERTBOT + 'domain = "pos.test"\ntls.names = ["a.test", "pos.test"]\n', ["tls.names[1]: is listed twice"]),
+        (
+            CERTBOT + 'domain = "pos.test"\nprovision.nginx = false\n',
+            ["tls.certificate: certbot proves the domain through nginx: [provision] nginx must be true"],
+        ),
+        (
+            'domain = "pos.test"\ntls.certificate = "files"\ntls.key = "/etc/ssl/key.pem"\n',
+            ["tls.fullchain: must say where it is on the servers"],
+        ),
+        ('domain = "pos.test"\ntls.names = ["-x"]\n', ["tls.names[0]: must be a host name"]),
+    ],
+)
+def test_a_certificate_that_cannot_be(more: str, says: list[str]) -> None:
+    assert [line.split(": ", 1)[1].removeprefix("stages.production.") for line in wrong(GOOD + more)] == says
+
+
+def test_an_authority_would_ask_one_of_two_hosts() -> None:
+    hosts = '[{name="a", address="x"}, {name="b", address="y"}]'
+    text = re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + 'domain = "pos.test"\n'
+    (line,) = wrong(text + CERTBOT)
+    assert '2 hosts have the role "web", and the authority asks only one of them: take "files"' in line
+    read(text + 'tls = { certificate = "files", fullchain = "/a", key = "/b" }\n')
+
+
+def test_a_sandbox_that_shares_the_certificate_of_production_still_works() -> None:
+    text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
+    read(text + CERTBOT)
+
+
 def test_a_sandbox_lies_beside_the_file_wherever_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
     text += 'manager = "supervisor"\nrepository = "."\ndeploy_to = ".sandbox"\n'
