@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import invoke
 
+from . import _adoption
 from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, talk
 from ._task import task
@@ -27,11 +28,17 @@ from .remote.machine.things import looks, parse
 Found = Mapping[str, Mapping[str, str]]
 
 
-@task(help={"check": "show what differs as a diff, change nothing; exit 1 where something does"})
+@task(
+    help={
+        "check": "show what differs as a diff, change nothing; exit 1 where something does",
+        "adopt": "first turn the checkout that [provision] adopt names into the first release, while it serves",
+    }
+)
 def provision(
     context: invoke.Context,
     stage: str = "",
     check: bool = False,
+    adopt: bool = False,
     wait: str = "",
     yes: bool = False,
     dry_run: bool = False,
@@ -41,8 +48,11 @@ def provision(
     here = load_stage(stage)
     if here.manager != "systemd":
         raise UsageError(f"stage {here.name} needs no server to be set up", "fab deploy")
+    if adopt and check:
+        raise UsageError("--adopt and --check exclude each other", "fab provision --adopt --dry-run")
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True) as at:
         facts = _identified(at)
+        flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
             at.lock("provision", wait)
         seeds = _seeds(at)
@@ -56,9 +66,18 @@ def provision(
         if check:
             return _show(differs, json=json)
         plan = provisioning.plan(here, parts, found)
-        if dry_run:
+        if dry_run and not flat:
             return _print_plan(plan, json=json)
-        _ask_about(differs, yes=yes)
+        if not dry_run:
+            _ask_about(differs, yes=yes)
+        if flat:
+            ((host, wanted),) = parts.items()
+            code = _adoption.adopt(at, flat, wanted, found[host], yes=yes, dry_run=dry_run, json=json)
+            if code or dry_run:
+                return code
+            seeds = _seeds(at)
+            parts = parts_with(seeds)
+            plan = provisioning.plan(here, parts, _look(at, parts))
         return _perform(at, plan, parts_with(replace(seeds, fresh=False)))
 
 

@@ -20,10 +20,12 @@ from .shape import Problem
 ABSOLUTE = next(note.pattern for note in get_args(Absolute) if isinstance(note, Match))
 OURS = {".venv", ".release", "release.json", "web.sock", ".git"}
 """What a release contains that is not the project's: docs/architecture.md."""
+LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups", "repo.git", ".releases"}
+"""What deploy_to contains."""
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    rules = (hosts, keys, machines, folders, address, services, runnable, shared, encryption)
+    rules = (hosts, keys, machines, folders, address, services, runnable, shared, encryption, adoption)
     return [problem for rule in rules for problem in rule(stage)]
 
 
@@ -197,6 +199,33 @@ def encryption(stage: Stage) -> Iterator[Problem]:
     if len(web) > 1:
         says = f'{len(web)} hosts have the role "web", and the authority asks only one of them: take "files"'
         yield Problem(("tls", "certificate"), says)
+
+
+def adoption(stage: Stage) -> Iterator[Problem]:
+    asked, where = stage.provision, ("provision", "adopt")
+    if not asked.adopt:
+        if asked.adopt_services:
+            yield Problem(("provision", "adopt_services"), "are the units of a checkout: say which one, adopt")
+        return
+    checkout, to = PurePosixPath(asked.adopt), PurePosixPath(stage.deploy_to)
+    if not re.fullmatch(ABSOLUTE, asked.adopt):
+        yield Problem(where, "must be an absolute path without .. or a slash at its end")
+    if to != checkout and to.is_relative_to(checkout):
+        yield Problem(where, f"holds deploy_to ({to}): take the checkout itself, or a folder outside of it")
+    if checkout != to and checkout.is_relative_to(to) and checkout.relative_to(to).parts[0] in LAYOUT:
+        yield Problem(where, f"has a name that deploy_to ({to}) needs for itself: name another deploy_to")
+    if not asked.adopt_services:
+        yield Problem(("provision", "adopt_services"), "must name the units that run from the checkout")
+    if f"{stage.application}.service" in asked.adopt_services:
+        row = asked.adopt_services.index(f"{stage.application}.service")
+        yield Problem(
+            ("provision", "adopt_services", row), "is the name of a unit of ours: give application another name"
+        )
+    for key in ("postgresql", "redis"):
+        if getattr(asked, key):
+            yield Problem(where, f"leaves the stores as they are: set {key} = false in [provision]")
+    if not asked.nginx:
+        yield Problem(where, "brings users to the release by nginx: set nginx = true in [provision]")
 
 
 def is_number(name: str) -> bool:

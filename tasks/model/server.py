@@ -20,6 +20,9 @@ KnownHost = Annotated[
     ),
 ]
 HostName = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name")]
+Unit = Annotated[
+    str, Match(r"[A-Za-z0-9][A-Za-z0-9@:_.-]*\.(service|socket|timer)", 'a systemd unit, as "gunicorn.service"')
+]
 OptionalPath = Annotated[str, Match(r"(/[A-Za-z0-9._+@/-]+)?", "an absolute path without spaces")]
 
 
@@ -57,6 +60,11 @@ class Provision:
     """Addresses that guess SSH passwords are shut out for a while."""
     ssh: bool = False
     """SSH by keys only, without forwarding, with today's algorithms only."""
+    adopt: OptionalPath = ""
+    """A checkout on the server that serves until now, with its virtual environment and its uploads, for
+    `fab provision --adopt`. It may be deploy_to itself."""
+    adopt_services: tuple[Unit, ...] = ()
+    """The units that run from that checkout: stopped and disabled in the end. ["gunicorn.service"]"""
 
 
 @dataclass(frozen=True, kw_only=True)

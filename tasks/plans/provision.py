@@ -26,11 +26,12 @@ def plan(stage: Stage, parts: Parts, found: Mapping[str, Mapping[str, str]]) -> 
         for host, wanted in parts.items():
             for part in wanted:
                 if part.name == name and any(one.part == name for one in differs[host]):
-                    steps[host] = (Step(name, title, _made(part)),)
+                    steps[host] = (Step(name, title, made(part)),)
         phases.append(Phase(name, title, steps))
     return Plan("provision", stage.name, tuple(parts), tuple(phase for phase in phases if phase.hosts))
 
 
-def _made(part: Part) -> Script:
+def made(part: Part) -> Script:
+    """All of it or nothing."""
     things = joined(thing.make for thing in part.things)
     return script(("part", part.name)) + things + part.check + part.use + script(("part_done",))

@@ -1,0 +1,397 @@
+# shellcheck shell=bash
+# A flat checkout becomes a release. Nothing of it is taken away: code and packages are copied, shared folders are moved
+# with a link left in their place, old units are stopped and disabled, old nginx sites are kept beside.
+
+ASIDE=before-adoption
+LAYOUT=(current releases staging shared environments backups repo.git .releases)
+
+# As a deploy does it, by the account that deploys. What it begins it ends before a stop is obeyed, as in `critical`.
+as_account() { # USER FUNCTION WORD...
+  local user=$1 home status stopped=
+  shift
+  home=$(getent passwd "$user" | cut -d : -f 6)
+  trap 'stopped=143' TERM INT HUP
+  set +e
+  {
+    declare -p NONCE DEPLOY_TO RUN APPLICATION MANAGER PORT SERVICES PRIVATE RELEASES STAGING SHARED ENVIRONMENTS
+    declare -f
+    # shellcheck disable=SC2016  # for the bash that reads it
+    printf 'STEP=\ncd -- "$HOME" 2>/dev/null || cd /\n"$@" </dev/null\nexit\n'
+  } | HOME=$home USER=$user LOGNAME=$user setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups bash -euo pipefail -s -- "$@"
+  status=$?
+  set -e
+  trap - TERM INT HUP
+  [ -z "$stopped" ] || exit "$stopped"
+  return "$status"
+}
+
+# --- looking ---
+
+look_adoption() { # CHECKOUT PLACE UNIT...   PLACE is what becomes the release: the checkout, or its sub_directory
+  local checkout=$1 place=$2 live venv name
+  live=$(current_id)
+  fact adopted "$(cat "$PRIVATE/adopted" 2>/dev/null)"
+  fact live "$live"
+  fact state "$(state_of "${live:-none}")"
+  fact ref "$(sed -n 's/.*"ref": "\([^"]*\)".*/\1/p' "$RELEASES/${live:-none}/release.json" 2>/dev/null)"
+  fact newest "$(release_ids | sort | tail -n 1)"
+  if [ -s "$PRIVATE/adopted" ]; then return; fi
+  if [ -e "$PRIVATE/freeze" ] && ! grep -qF "fab provision --adopt" "$PRIVATE/freeze"; then
+    mark problem "$DEPLOY_TO is frozen: $(cat "$PRIVATE/freeze")" "fab unfreeze lifts it"
+  fi
+  if [ -d "$DEPLOY_TO/current" ] && [ ! -L "$DEPLOY_TO/current" ]; then mark problem "$DEPLOY_TO/current is a folder" "name another deploy_to"; fi
+  if ! git_of "$checkout" rev-parse --verify -q HEAD >/dev/null 2>&1 || [ -n "$(git_of "$checkout" rev-parse --show-prefix)" ]; then
+    mark problem "$checkout is not a git checkout" "[provision] adopt names the folder that holds .git"
+    return
+  fi
+  [ -d "$place" ] || mark problem "$place does not exist" "see sub_directory in releases.toml"
+  fact sha "$(git_of "$checkout" rev-parse HEAD)"
+  fact changed "$(git_of "$checkout" status --porcelain --untracked-files=no | wc -l)"
+  fact untracked "$(git_of "$checkout" status --porcelain --ignored | sed -n 's/^[?!][?!] //p' | head -n 30 | paste -sd ' ')"
+  if [ "$checkout" = "$DEPLOY_TO" ] && [ ! -d "$PRIVATE" ]; then
+    for name in "${LAYOUT[@]}"; do
+      [ ! -e "$DEPLOY_TO/$name" ] || mark problem "$DEPLOY_TO/$name is there, and a release layout needs that name" "name another deploy_to"
+    done
+  fi
+  venv=$(venv_of "$checkout" "${@:3}")
+  if [ -z "$venv" ]; then
+    mark problem "no virtual environment was found in $checkout or in the units" "python3 -m venv"
+    return
+  fi
+  fact venv "$venv"
+  fact python "$(sed -nE 's/^version(_info)? *= *([0-9]+\.[0-9]+\.[0-9]+).*/\2/p' "$venv/pyvenv.cfg" | head -n 1)"
+  case $(readlink -f "$venv/bin/python") in
+    /home/* | /root/*) mark problem "the interpreter of $venv is in a home folder, where services may not read" "make it again from a Python in /usr, as python3 -m venv does" ;;
+    '') mark problem "the interpreter of $venv does not exist" "make it again: python3 -m venv" ;;
+  esac
+}
+
+git_of() { # CHECKOUT WORD...   as the owner: what its configuration runs is not run as root
+  local owner
+  owner=$(stat -c %u "$1/.git" 2>/dev/null) || return 1
+  setpriv --reuid="$owner" --regid="$(stat -c %g "$1/.git")" --clear-groups \
+    env HOME=/nonexistent git -c safe.directory='*' --no-optional-locks -C "$1" "${@:2}"
+}
+
+venv_of() { # CHECKOUT UNIT...   what its services run from, else the one inside it
+  local path
+  while IFS= read -r path; do
+    path=${path%/bin/*}
+    if [ -f "$path/pyvenv.cfg" ]; then
+      printf '%s' "$path"
+      return
+    fi
+  done < <(systemctl show -p ExecStart --value "${@:2}" 2>/dev/null | grep -oE "/[^ ;'\"]*/bin/" || true; find "$1" -mindepth 2 -maxdepth 3 -name pyvenv.cfg -printf '%h/bin/\n' 2>/dev/null)
+}
+
+is_ours() { # UNIT
+  systemctl cat "$1" 2>/dev/null | grep -qF "$DEPLOY_TO/current/.release/launch.py"
+}
+
+look_old_unit() { # UNIT CHECKOUT   -> fact "unit NAME": what it runs as and what it is
+  local runs user kind=web path mended=
+  if is_ours "$1"; then
+    fact "unit $1" "root ours"
+    return
+  fi
+  if [ -z "$(systemctl show -p FragmentPath --value "$1")" ]; then
+    mark problem "there is no unit $1" "systemctl list-units says what there is; then [provision] adopt_services"
+    return
+  fi
+  runs=$(systemctl show -p ExecStart --value "$1")
+  user=$(systemctl show -p User --value "$1")
+  case $runs in *' beat '* | *' -B '* | *' --beat '*) kind=beat ;; *celery* | *worker*) kind=worker ;; esac
+  fact "unit $1" "${user:-root} $kind"
+  if [ "$(systemctl show -p ProtectSystem --value "$1")" = strict ]; then
+    for path in $(systemctl show -p ReadWritePaths --value "$1"); do
+      case $SHARED/ in "${path#-}"/*) mended=yes ;; esac
+    done
+    [ -n "$mended" ] || mark problem "$1 may not write in $SHARED, where its uploads will be" "systemctl edit $1: ReadWritePaths=$SHARED, and restart it"
+  fi
+}
+
+look_old_folder() { # PLACE PATH   of shared_dirs: moved in one moment, or there already
+  local old=$1/$2 new=$SHARED/$2 above
+  if [ ! -e "$old" ] || [ "$old" -ef "$new" ]; then return; fi
+  fact "folder $2" "$(du -sk "$old" | cut -f 1)"
+  above=$(existing_parent "$(dirname "$new")")
+  if [ -L "$old" ] || mountpoint -q "$old" || [ "$(stat -c %d "$old")" != "$(stat -c %d "$above")" ]; then
+    mark problem "$old is a link, or on another file system than $DEPLOY_TO: it cannot be moved in one moment" \
+      "mount the same folder at $new (mount --bind, and in /etc/fstab), then run this again"
+  elif [ -d "$new" ] && [ -n "$(ls -A "$new")" ]; then
+    mark problem "$old and $new both hold files" "move those of $new away"
+  fi
+}
+
+look_old_file() { # PLACE PATH CHECKOUT   of shared_files, and the environment file
+  local old=$1/$2 new=$SHARED/$2 names
+  if [ ! -f "$old" ] && [ ! -f "$new" ]; then
+    mark problem "$old does not exist" "if the application has it elsewhere, put a copy at $new"
+  elif [ -f "$old" ] && [ -f "$new" ] && ! cmp -s "$old" "$new"; then
+    mark problem "$old and $new differ" "remove or correct $new"
+  fi
+  names=$(grep -hF "$3/" "$old" 2>/dev/null | sed -nE 's/^(export )?([A-Za-z_][A-Za-z0-9_]*)=.*/\2/p' | paste -sd ' ') || true
+  [ -z "$names" ] || fact "paths in $2" "$names"
+}
+
+look_old_writes() { # PLACE UNITS FOLDER...   what is open for writing lives on in no release
+  local place=$1 units=$2 unit process file path folder seen=' '
+  shift 2
+  for unit in $units; do
+    for process in $(grep -lE "/$unit(/|\$)" /proc/[0-9]*/cgroup 2>/dev/null || true); do
+      for file in "${process%/cgroup}"/fd/*; do
+        path=$(readlink "$file") || continue
+        case $path in "$SHARED"/* | *.pyc | *.pid | *.sock | *celerybeat-schedule* | *' (deleted)') continue ;; "$place"/*) ;; *) continue ;; esac
+        path=${path#"$place"/}
+        for folder in "$@"; do case $path in "$folder"/*) continue 2 ;; esac; done
+        grep -qE '^flags:.*[12]$' "${file/\/fd\///fdinfo/}" 2>/dev/null || continue
+        case $seen in *" $path "*) continue ;; esac
+        seen+="$path "
+        mark problem "$unit is writing $place/$path, and no folder of shared_dirs holds it" "name its folder in shared_dirs: a release is read-only to its services"
+      done
+    done
+  done
+}
+
+look_old_sites() { # CHECKOUT DOMAIN FILES   FILES: the new site has a certificate
+  local found
+  found=$(sites_of "$1" "$2")
+  fact sites "$(paste -sd ' ' <<<"$found")"
+  # shellcheck disable=SC2086  # names of sites have no spaces
+  if [ -n "$found" ] && [ -z "$3" ] && grep -qE '^[[:space:]]*ssl_certificate[[:space:]]' $found; then
+    mark problem "the nginx site that is there speaks https, and the new one would not" \
+      "[tls] certificate = \"files\", with fullchain and key as in $(head -n 1 <<<"$found")"
+  fi
+}
+
+sites_of() { # CHECKOUT DOMAIN   enabled sites that serve it or its domain, without our own
+  local path
+  for path in /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*.conf; do
+    if [ ! -f "$path" ] || grep -qF "unix:$DEPLOY_TO/current/web.sock" "$path"; then continue; fi
+    if grep -qF "$1" "$path" || { [ -n "$2" ] && grep -qE "server_name[^;#]*[[:space:]]${2//./\\.}[[:space:];]" "$path"; }; then printf '%s\n' "$path"; fi
+  done
+}
+
+look_others() { # CHECKOUT UNITS   what else runs from there, or says so
+  local path unit others=
+  while IFS= read -r path; do
+    unit=${path##*/}
+    case " $2 " in *" $unit "*) continue ;; esac
+    case $path in
+      *.service)
+        if is_ours "$unit" || grep -qF "$DEPLOY_TO/releases/" "$path"; then continue; fi
+        if systemctl is-active --quiet "$unit"; then
+          mark problem "$unit runs from $1 as well: it would run old code for ever" "name it in [provision] adopt_services, or stop it"
+          continue
+        fi
+        ;;
+    esac
+    others+=" $path"
+  done < <(grep -rlsF "$1/" /etc/systemd/system /etc/cron* /var/spool/cron /etc/supervisor /etc/logrotate.d --include='*' 2>/dev/null | grep -vE '\.(wants|requires)/|before-adoption' || true)
+  [ -z "$others" ] || fact others "${others# }"
+}
+
+look_room() { # PLACE VENV_MINIMUM_MB FOLDER...   a copy of code and packages
+  local place=$1 minimum=$2 words=() folder venv need free
+  shift 2
+  for folder in "$@" .git; do words+=("--exclude=$place/$folder"); done
+  if [ "$place" = "$DEPLOY_TO" ]; then for folder in "${LAYOUT[@]}"; do words+=("--exclude=$place/$folder"); done; fi
+  need=$(du -sk "${words[@]}" "$place" 2>/dev/null | cut -f 1)
+  free=$(df -Pk "$(existing_parent "$DEPLOY_TO")" | awk 'NR == 2 {print $4}')
+  fact copied "$need"
+  if ((free < need + minimum * 1024)); then
+    mark problem "only $((free / 1024)) MB are free for $DEPLOY_TO: a copy takes $((need / 1024)) MB, and $minimum MB must be left" "free some, or lower minimum_free"
+  fi
+}
+
+# --- copying ---
+
+adopt_code() { # ID CHECKOUT PLACE VENV USER GROUP SERVED FOLDER...   as it runs, whatever git says
+  local id=$1 checkout=$2 place=$3 venv=$4 user=$5 group=$6 served=$7 words=() name dir=$STAGING/$1
+  shift 7
+  for name in .git .venv .release release.json web.sock "$@"; do words+=("--exclude=./$name"); done
+  case $venv in "$place"/*) words+=("--exclude=./${venv#"$place"/}") ;; esac
+  if [ "$place" = "$DEPLOY_TO" ]; then
+    for name in "${LAYOUT[@]}"; do
+      words+=("--exclude=./$name" "--exclude=./.current.*")
+      grep -qxF "/$name" "$checkout/.git/info/exclude" 2>/dev/null || printf '/%s\n' "$name" >>"$checkout/.git/info/exclude"
+    done
+  fi
+  rm -rf "$dir"
+  mkdir -p "$dir/.release"
+  # 1: a file changed while it was read, as logs do
+  { tar -C "$place" --anchored --no-wildcards-match-slash "${words[@]}" -cf - . || [ $? = 1 ]; } | tar -C "$dir" -xpf -
+  chown -R "$user:$group" "$dir"
+  chmod -R u+rwX,g+rX,g-w,o-w "$dir"
+  chmod 755 "$dir"
+  # nginx goes this way to the static files
+  name=$dir
+  while IFS= read -r -d / place; do
+    name+=/$place
+    [ ! -d "$name" ] || chmod o+x "$name"
+  done <<<"$served/"
+  [ ! -d "$dir/$served" ] || chmod -R o+rX "$dir/$served"
+}
+
+adopt_environment() { # ID VENV PLACE USER
+  local id=$1 venv=$2 place=$3 user=$4 dir=$STAGING/$1/.venv name=adopted-$1 file
+  cp -a "$venv/." "$dir"
+  for file in "$dir"/bin/*; do
+    if [ -f "$file" ] && [ ! -L "$file" ] && head -c 2 "$file" | grep -q '#!' && head -n 2 "$file" | grep -qaF "$venv/bin/"; then relocate_script "$file"; fi
+  done
+  # What was installed to be edited in place, and the folder of the environment itself.
+  find "$dir" -maxdepth 5 \( -name '*.pth' -o -name '__editable__*.py' -o -name '*.egg-link' -o -name 'activate*' -o -name pyvenv.cfg \) -type f \
+    -exec sed -i "s|$venv\\b|@ENVIRONMENT@|g; s|$place\\b|$RELEASES/$id|g; s|@ENVIRONMENT@|$ENVIRONMENTS/$name|g" {} +
+  chown -R "$user:$user" "$dir"
+  chmod -R u+w,a+rX,go-w "$dir"
+  as_account "$user" finish_environment "$id" "$name"
+}
+
+finish_environment() { # ID NAME   no .release/python: packages that grew by hand are nobody's beginning
+  local dir=$STAGING/$1
+  "$dir/.venv/bin/python" -I -c 'import importlib.metadata as found
+for line in sorted({"%s==%s" % (one.metadata["Name"], one.version) for one in found.distributions()}): print(line)' >"$dir/.venv/freeze.txt"
+  publish_environment "$1" "$2"
+  ln -s "../../environments/$2" "$dir/.venv"
+  cp "$ENVIRONMENTS/$2/freeze.txt" "$dir/.release/"
+}
+
+relocate_script() { # PATH   as uv makes them: it finds the Python beside itself
+  local rest=2
+  if [ "$(head -n 1 "$1")" = '#!/bin/sh' ]; then rest=4; fi
+  # shellcheck disable=SC2016  # for the shell that will run it
+  {
+    printf '#!/bin/sh\n'
+    printf '%s\n' "'''exec' \"\$(dirname -- \"\$(realpath -- \"\$0\")\")\"/'python' \"\$0\" \"\$@\"" "' '''"
+    tail -n "+$rest" "$1"
+  } >"$1.new"
+  chmod --reference="$1" "$1.new"
+  mv -T "$1.new" "$1"
+}
+
+# The folder and a link to where it will be change places in one moment: no upload finds neither.
+exchange() { # PATH PATH
+  python3 -IS - "$1" "$2" <<'PY'
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+one, other = map(os.fsencode, sys.argv[1:])
+if libc.renameat2(-100, one, -100, other, 2):  # AT_FDCWD, RENAME_EXCHANGE: linux/fs.h
+    sys.exit(os.strerror(ctypes.get_errno()))
+PY
+}
+
+adopt_folder() { # PLACE PATH USER   USER: whom the old services run as
+  local old=$1/$2 new=$SHARED/$2
+  if [ "$(readlink "$new")" = "$new" ]; then rm "$new"; fi # an earlier run died here
+  if [ ! -e "$old" ]; then
+    install -d -g www-data -m 2775 "$new"
+  elif [ ! "$old" -ef "$new" ]; then
+    mkdir -p "$(dirname "$new")"
+    [ ! -d "$new" ] || rmdir "$new"
+    ln -s "$new" "$new"
+    exchange "$old" "$new" || { rm "$new"; die "$old could not be moved to $new" "the line above says why"; }
+  fi
+  if [ "$3" != root ] && [ -e "$old" ]; then chown -R "$3" "$new"; fi
+  open_folder "$new"
+}
+
+open_folder() { # PATH   to whoever is in www-data
+  chgrp -R www-data "$1"
+  chmod -R g+rwX "$1"
+  find "$1" -type d -exec chmod g+s {} +
+}
+
+leave_folder() { # PLACE PATH   undo of adopt_folder
+  local old=$1/$2 new=$SHARED/$2
+  if [ -L "$old" ] && [ "$(readlink "$old")" = "$new" ] && [ -d "$new" ]; then
+    exchange "$old" "$new"
+    rm "$new"
+  fi
+}
+
+adopt_file() { # PLACE PATH USER GROUP   byte for byte
+  local new=$SHARED/$2
+  mkdir -p "$(dirname "$new")"
+  if [ ! -f "$new" ]; then
+    install -o "$3" -g "$4" -m 640 "$1/$2" "$new.part"
+    cmp "$1/$2" "$new.part"
+    sync "$new.part"
+    mv -T "$new.part" "$new"
+  fi
+}
+
+adopt_static() { # ID STATIC_ROOT   what browsers have pages of now stays served
+  local dir=$STAGING/$1
+  [ -d "$dir/$2" ] || project "$dir" collectstatic '{}' || refuse "static files could not be collected"
+  pool_static "$1" "$2"
+}
+
+# --- handing over ---
+
+withdraw_undecided() { # BY   died between the switch and its record
+  local id
+  id=$(current_id)
+  if [ -n "$id" ] && [ "$(state_of "$id")" != live ]; then put_back "$id" '' "$1" bad; fi
+}
+
+old_sites_aside() { # CHECKOUT DOMAIN   inside the part nginx, which puts them back when it fails
+  local path kept
+  [ -e "/etc/nginx/nginx.conf.$ASIDE" ] || cp -a /etc/nginx/nginx.conf "/etc/nginx/nginx.conf.$ASIDE"
+  while IFS= read -r path; do
+    [ -n "$path" ] || continue
+    kept=/etc/nginx/sites-available/${path##*/}.$ASIDE
+    [ -e "$kept" ] || cp -a "$(readlink -f "$path")" "$kept"
+    keep "$path"
+    rm "$path"
+    fact "site $path" "kept as $kept"
+  done < <(
+    sites_of "$1" "$2"
+    if [ -f /etc/nginx/sites-enabled/default ] && [ ! -L /etc/nginx/sites-enabled/default ]; then echo /etc/nginx/sites-enabled/default; fi
+  )
+}
+
+front_door() { # ID REQUEST
+  probe "$1" "$2" || die "release $1 is not well through the front door${PROBED:+: $PROBED}" "the sites that were there before are back; look at /var/log/nginx"
+}
+
+retire_unit() { # UNIT   a definition whose name one of ours takes is kept beside
+  local path
+  if is_ours "$1"; then return; fi
+  path=$(systemctl show -p FragmentPath --value "$1")
+  systemctl stop "$1"
+  systemctl disable --quiet "$1" 2>/dev/null || true
+  if [ "$path" = "/etc/systemd/system/$1" ]; then
+    [ -e "$path.$ASIDE" ] || cp -a "$path" "$path.$ASIDE"
+  fi
+}
+
+drop_ins_aside() { # UNIT   they would be added to ours of the same name
+  if [ -d "/etc/systemd/system/$1.d" ] && ! is_ours "$1"; then mv -T "/etc/systemd/system/$1.d" "/etc/systemd/system/$1.d.$ASIDE"; fi
+}
+
+carry_schedule() { # PLACE SERVICE USER   what beat remembers of its last runs
+  local folder=/var/lib/$APPLICATION-$2 path
+  if compgen -G "$folder/celerybeat-schedule*" >/dev/null; then return; fi
+  for path in "$1"/celerybeat-schedule*; do
+    if [ -f "$path" ]; then install -D -o "$3" -g "$3" -m 600 "$path" "$folder/${path##*/}"; fi
+  done
+  [ ! -d "$folder" ] || chown "$3:$3" "$folder"
+}
+
+await_old_requests() { # those nginx took before its reload, at the most a minute
+  local tries
+  for ((tries = 0; tries < 600; tries++)); do
+    pgrep -f '^nginx: worker process is shutting down' >/dev/null || return 0
+    sleep 0.1
+  done
+}
+
+own_folder() { # PATH USER   nobody else writes there any more
+  open_folder "$SHARED/$1"
+  chown -R "$2" "$SHARED/$1"
+}
+
+adoption_done() { # ID CHECKOUT
+  unfreeze
+  printf '%s %s\n' "$1" "$2" | write_synced "$PRIVATE/adopted"
+}
