@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+from .backup import Backup
 from .layout import Layout
 from .server import Provision, Tls
 from .typed import (
@@ -291,6 +292,8 @@ class Stage:
     """Who is told."""
     provision: Provision = field(default_factory=Provision)
     """The servers themselves."""
+    backup: Backup = field(default_factory=Backup)
+    """Backups of the database."""
     tls: Tls = field(default_factory=Tls)
     """How users reach the application encrypted."""
 

@@ -25,6 +25,8 @@ VERBS = {
     "reverse": ("project_migrate", "reverse"),
     "restore-point": ("project_backup", "restore_point"),
     "restore": ("project_backup", "restore"),
+    "backup": ("project_backup", "backup"),
+    "drill": ("project_backup", "drill"),
     "undo-restore": ("project_backup", "undo_restore"),
 }
 SETTINGS_IN_MANAGE = re.compile(r"""setdefault\(\s*["']DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")

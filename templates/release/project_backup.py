@@ -6,15 +6,20 @@ import hashlib
 import json
 import os
 import re
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 
 import project_postgres
+import project_retention
 import project_sqlite
 from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
 from project_answer import ROOT, Refused
 from project_plan import reach
 
+PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
+DAY = 86_400
 ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -49,6 +54,42 @@ def restore_point(arguments: dict) -> dict:
     return {**facts, "rows": sum(facts["rows"].values()), "applied": len(facts["applied"]), "manifest": str(manifest)}
 
 
+def backup(arguments: dict) -> dict:
+    """A restore point named after the moment; then the ones nobody needs any more go, by the policy in `keep`."""
+    name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+    taken = restore_point({**arguments, "name": name})
+    directory = Path(arguments["directory"])
+    names = [path.stem for path in directory.glob("*.json")]
+    kept = project_retention.decide(names, proven(directory), **arguments["keep"])
+    dropped = sorted(set(names) - set(kept))
+    for old in dropped:
+        for path in (directory / f"{old}.json", *directory.glob(f"{old}.*")):  # without its manifest it is none
+            path.unlink(missing_ok=True)
+    for part in directory.glob("*.part"):  # of one that was killed; nobody else makes one: `only_one` per directory
+        if not part.name.startswith(name) and time.time() - part.stat().st_mtime > DAY:
+            part.unlink(missing_ok=True)
+    return {**taken, "dropped": dropped}
+
+
+def proven(directory: Path) -> list[str]:
+    return [path.name[: -len(PROOF)] for path in directory.glob(f"*{PROOF}")]
+
+
+def drill(arguments: dict) -> dict:
+    """Restore it beside the live database as a restore would, check it, drop it, and say how long that took."""
+    connection, engine = opened(arguments)
+    directory, name = place(arguments)
+    started = time.monotonic()
+    manifest = verified(connection, engine, directory, name)
+    engine.check_swap(connection)
+    done = engine.rehearse(connection, directory / manifest["file"], manifest, keep=bool(arguments.get("keep")))
+    seconds = round(time.monotonic() - started, 1)
+    if not arguments.get("keep"):
+        proof = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": seconds}
+        (directory / f"{name}{PROOF}").write_text(json.dumps(proof))
+    return {"name": name, "seconds": seconds, "taken_at": manifest["taken_at"], **done}
+
+
 def restore(arguments: dict) -> dict:
     """Put a restore point in the place of the live database; `plan_only` says what would be lost, touching nothing."""
     connection, engine = opened(arguments)
@@ -59,8 +100,17 @@ def restore(arguments: dict) -> dict:
         now = engine.count_rows(connection)
         changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
         return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
-                "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows}}  # fmt: skip
+                "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
+                **schema(connection, set(manifest["applied"]))}  # fmt: skip
     return {"restored": name, **engine.restore(connection, directory / manifest["file"], manifest)}
+
+
+def schema(connection, applied: set) -> dict:
+    """`missing`: what this release would migrate after the restore; `ahead`: what it does not know and never had."""
+    executor = MigrationExecutor(connection)
+    known = {".".join(key) for key in executor.loader.disk_migrations}
+    now = {".".join(key) for key in executor.loader.applied_migrations}
+    return {"missing": sorted(known - applied), "ahead": sorted(applied - known - now)}
 
 
 def undo_restore(arguments: dict) -> dict:

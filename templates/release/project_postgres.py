@@ -230,20 +230,39 @@ def check_swap(connection) -> None:
 
 def restore(connection, data: Path, manifest: dict) -> dict:
     live = live_name(connection)
-    beside, kept = stamped(live, "restore"), stamped(live, "before")
+    kept = stamped(live, "before")
+    with restored_beside(connection, data, manifest) as (_, beside, rows):
+        lost = carry_properties(connection, live, beside)
+        swap(connection, live, beside, kept)
+    return {"kept": kept, "rows": rows, "not_carried": lost}
+
+
+def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
+    """As restore, without the swap; what came of it stays only where somebody wants to look at it."""
+    with restored_beside(connection, data, manifest) as (control, beside, rows):
+        scratch = stamped(live_name(connection), "scratch")
+        if keep:
+            fetch(control, f"ALTER DATABASE {quote(beside)} RENAME TO {quote(scratch)}")
+        else:
+            drop(control, beside)
+    return {"scratch": scratch if keep else "", "rows": rows}
+
+
+@contextmanager
+def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
+    """(session, name, rows) of a checked copy beside the live database; it is gone again if the block fails."""
+    live = live_name(connection)
+    beside = stamped(live, "restore")
     with closing(maintenance(connection)) as control, only_one(control, f"restore of {live}"):
         drop_leftovers(control, live)
         try:
             create_like(control, live, beside)
             jobs = f"--jobs={os.cpu_count() or 1}"
             client(connection, "pg_restore", "--exit-on-error", jobs, f"--dbname={beside}", str(data))
-            rows = check_rows(connection, beside, manifest["rows"])
-            lost = carry_properties(connection, live, beside)
-            swap(connection, live, beside, kept)
+            yield control, beside, check_rows(connection, beside, manifest["rows"])
         except BaseException:
             drop(control, beside)
             raise
-    return {"kept": kept, "rows": rows, "not_carried": lost}
 
 
 def undo(connection, kept: str) -> dict:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Iterator
 
 from project_answer import Refused
 
@@ -77,8 +78,26 @@ def check_swap(connection) -> None:
 
 def restore(connection, data: Path, manifest: dict) -> dict:
     live = live_path(connection)
-    beside = live.with_name(f"{live.name}.restore")
     connection.close()
+    with restored_beside(live, data, manifest) as (beside, rows):
+        kept = swap(live, beside, "before")
+    return {"kept": kept.name, "rows": rows}
+
+
+def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
+    """As restore, without the swap; what came of it stays only where somebody wants to look at it."""
+    live = live_path(connection)
+    scratch = live.with_name(f"{live.name}.scratch-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}")
+    with restored_beside(live, data, manifest) as (beside, rows):
+        if keep:
+            os.replace(beside, scratch)
+    return {"scratch": scratch.name if keep else "", "rows": rows}
+
+
+@contextmanager
+def restored_beside(live: Path, data: Path, manifest: dict) -> Iterator[tuple]:
+    """(path, rows) of a checked copy beside the live file; gone after the block unless it was moved."""
+    beside = live.with_name(f"{live.name}.restore")
     try:
         beside.unlink(missing_ok=True)  # left by one that was killed
         copy(data, beside)
@@ -86,11 +105,10 @@ def restore(connection, data: Path, manifest: dict) -> dict:
             rows = counts(database)
         if rows != manifest["rows"]:
             raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
-        kept = swap(live, beside, "before")
+        yield beside, sum(rows.values())
     finally:
         for path in with_journals(beside):
             path.unlink(missing_ok=True)
-    return {"kept": kept.name, "rows": sum(rows.values())}
 
 
 def undo(connection, kept: str) -> dict:

@@ -111,6 +111,7 @@ migrate_again() { # ID   undo of reverse
 
 restore() { # ID   whose restore point
   local dir=$RELEASES/$1
+  rm -f "$dir/.release/kept-database" # of an earlier time: an undo would swap that one in
   project "$dir" restore "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||
     refuse "the database was not restored"
   answer kept >"$dir/.release/kept-database"

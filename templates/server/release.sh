@@ -242,6 +242,7 @@ prune() { # COUNT
       continue
     fi
     remove_release "$id"
+    rm -f "$DEPLOY_TO/backups/restore-points/$id".* # it answered only for this release
     fact pruned "$id"
   done < <(
     {

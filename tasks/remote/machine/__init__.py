@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...model.config import Host, Stage
 from ...model.machine import Part
 from ...model.shell import Script, script
-from . import base, firewall, stores, web
+from . import backups, base, firewall, stores, web
 from .stores import Seeds
 
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie", "ubuntu 24.04": "noble"}
@@ -25,6 +25,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
             *base.parts(stage, host),
             *stores.parts(stage, host, seeds),
             *web.parts(stage, host),
+            *backups.parts(stage, host),
             *firewall.parts(stage, facts),
         )
         if part.things

@@ -1,0 +1,205 @@
+"""`fab backup`, `backups`, `restore-db`, `drill`: the database as it was, checked before it is live, and a way back."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from secrets import token_hex
+from typing import Any
+
+import invoke
+
+from ._operator import confirm, load_stage, now, strong, who
+from ._scene import Scene, must, scene, talk
+from ._task import task
+from .engine.execute import ask
+from .model.backup import Saved, at_or_before
+from .model.config import Stage
+from .model.errors import PreflightError, UsageError
+from .model.event import Note
+from .model.moment import Moment, moment
+from .model.plan import Plan
+from .model.shell import Script
+from .plans import restore as restoring
+from .remote import backup as saving
+
+HOURS = 6 * 3600
+"""Seconds a dump or a restore may take."""
+
+
+@task()
+def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None:
+    """Take a backup of the database now: written aside, read whole, then named; old ones go by the policy."""
+    here = load_stage(stage)
+    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+        said = json_module.loads(_say(at, saving.take(here))["backup"])
+        tell(Note(f"{said['name']}: {said['rows']:,} rows, {said['bytes']:,} bytes, read whole"))
+        for old in said["dropped"]:
+            tell(Note(f"{old} removed: not kept by [backup] daily, weekly or monthly"))
+
+
+@task()
+def backups(context: invoke.Context, stage: str = "", json: bool = False) -> None:
+    """The backups there are: how old, how big, and when one was last restored and found right."""
+    from .report import backups as page
+
+    here = load_stage(stage)
+    with talk() as tell, scene(context, _primary_only(here), tell) as at:
+        saved, facts = _listed(at)
+        if json:
+            print(json_module.dumps(page.to_json(saved, facts)))
+        else:
+            print(page.to_text(saved, facts, now(), strong()).rstrip("\n"))
+
+
+@task(
+    help={
+        "date": 'as 2026-11-20, "2026-11-20 14:35" (your time zone), yesterday, latest or -2h',
+        "undo": "swap back what the last restore kept",
+        "to_scratch": "restore beside and check, but do not swap: look at it, then drop it",
+    }
+)
+def restore_db(
+    context: invoke.Context,
+    stage: str = "",
+    date: str = "",
+    undo: bool = False,
+    to_scratch: bool = False,
+    wait: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Put the database back as it was at a date: beside, checked, swapped; --undo swaps back."""
+    if undo == bool(date):
+        raise UsageError("say either --date or --undo", "fab restore-db --date latest")
+    here = load_stage(stage)
+    wanted = None if undo else moment(date, now().astimezone())
+    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+        if not dry_run and not to_scratch:
+            at.lock(f"restore-db {date or '--undo'}", wait)
+        current = _settled(at)
+        saved, facts = _listed(at)
+        if wanted is None:
+            plan, done = _back(here, current, facts, yes=yes or dry_run)
+        else:
+            chosen = _chosen(at, saved, wanted)
+            if to_scratch:
+                return _to_scratch(at, chosen)
+            plan, done = _forth(at, current, chosen, yes=yes or dry_run)
+        return _show(plan, json=json) if dry_run else at.perform(plan, done)
+
+
+def _settled(at: Scene) -> str:
+    """The live release. PreflightError while it is undecided which one that is."""
+    at.survey()
+    (facts,) = at.facts.values()
+    if not facts.current or facts.undecided:
+        raise PreflightError("it is undecided what is live: an earlier run was cut off", "fab repair, or fab deploy")
+    return facts.current
+
+
+def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> tuple[Plan, str]:
+    kept = facts.get("kept")
+    if not kept:
+        raise PreflightError("no restore has kept a database", "fab backups")
+    confirm(f"Swap back {kept}? What is live now is kept in turn.", yes=yes)
+    return restoring.plan(here, current, who(), None, run=token_hex(4)), f"{kept} is the live database again"
+
+
+def _forth(at: Scene, current: str, chosen: Saved, *, yes: bool) -> tuple[Plan, str]:
+    found = json_module.loads(_say(at, saving.preview(chosen))["restore"])
+    missing = _to_migrate(chosen, found)
+    confirm(_question(chosen, found, missing), yes=yes)
+    done = f"the database is {chosen.name} of {_when(chosen.taken)}; `fab restore-db --undo` swaps back"
+    return restoring.plan(at.stage, current, who(), chosen, run=token_hex(4), migrate=bool(missing)), done
+
+
+def _chosen(at: Scene, saved: tuple[Saved, ...], wanted: Moment) -> Saved:
+    """The newest at or before the moment; says which and how much is not in it."""
+    chosen = at_or_before(saved, wanted)
+    if chosen is None:
+        oldest = f"the oldest is of {_when(saved[-1].taken)}" if saved else "there is none at all"
+        raise PreflightError(f"there is no backup at or before {wanted.said}; {oldest}", "fab backups")
+    at.tell(Note(f"for {wanted.said}: {chosen.kind} {chosen.name}, taken {_when(chosen.taken)}"))
+    at.tell(Note(f"what was written since then, {_hours(chosen)} h ago, is not in it", warning=True))
+    return chosen
+
+
+def _to_scratch(at: Scene, chosen: Saved) -> int:
+    done = json_module.loads(_say(at, saving.rehearse(chosen, keep=True))["drill"])
+    at.tell(Note(f"restored as {done['scratch']}, {done['rows']:,} rows, checked; drop it when you have seen enough"))
+    return 0
+
+
+@task(help={"name": "of a backup (default: the newest)"})
+def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool = False) -> None:
+    """Prove a backup: restore it beside the live database, check it, drop it, say how long that took."""
+    here = load_stage(stage)
+    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+        saved, _ = _listed(at)
+        chosen = next((one for one in saved if one.name == name or not name), None)
+        if chosen is None:
+            raise PreflightError(f"there is no backup{f' {name}' if name else ''}", "fab backup takes one")
+        done = json_module.loads(_say(at, saving.rehearse(chosen, keep=False))["drill"])
+        tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
+        tell(Note(f"what was written in the last {_hours(chosen)} h is not in it (RPO)"))
+
+
+def _primary_only(stage: Stage) -> Stage:
+    """The database belongs to the stage, not to each of its hosts."""
+    return replace(stage, hosts=(stage.primary,))
+
+
+def _say(at: Scene, what: Script) -> dict[str, str]:
+    """The facts it told; FailedError with its own words. A large database may take hours."""
+    (host, session), *_ = at.sessions.items()
+    facts: dict[str, str] = must(ask(session, what, timeout=HOURS), host).facts()
+    return facts
+
+
+def _listed(at: Scene) -> tuple[tuple[Saved, ...], dict[str, str]]:
+    (host, session), *_ = at.sessions.items()
+    said = must(ask(session, saving.listing()), host)
+    return saving.parse((mark.kind, *mark.words) for mark in said.marks), said.facts()
+
+
+def _when(taken: datetime) -> str:
+    return f"{taken.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _hours(saved: Saved) -> str:
+    return f"{(now() - saved.taken).total_seconds() / 3600:.1f}"
+
+
+def _to_migrate(chosen: Saved, found: Mapping[str, Any]) -> list[str]:
+    """The migrations to run after the restore. PreflightError where the live release is older than the backup."""
+    if found["ahead"]:
+        raise PreflightError(
+            f"{chosen.name} has {', '.join(found['ahead'])}, which the live release does not know",
+            f"deploy a release that does first (it was taken by {chosen.release}), or restore it with --to-scratch",
+        )
+    return list(found["missing"])
+
+
+def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> str:
+    rows = found["newer_rows"]
+    lines = [f"Restore {chosen.name}? The live database is kept, and `fab restore-db --undo` brings it back."]
+    lines += [f"  {table}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
+    lines += [f"  ... and {len(rows) - 20} more tables"] if len(rows) > 20 else []
+    lines += ["  every table has as many rows as the backup"] if not rows else []
+    if missing:
+        lines.append(f"  it is older than the live release: {', '.join(missing)} will be migrated right after")
+    return "\n".join(lines)
+
+
+def _show(plan: Plan, *, json: bool) -> int:
+    from .report import paper
+
+    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
+    return 0
+
+
+TASKS = ("backup", "backups", "restore_db", "drill")

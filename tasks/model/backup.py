@@ -1,0 +1,78 @@
+"""Backups as a server lists them, and which of them answers for a moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any
+
+from .moment import Moment
+from .typed import STRICT, Count, Match, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """Backups of the database, taken on the server by itself, whether or not anybody is there."""
+
+    __pydantic_config__ = STRICT
+
+    enabled: bool = True
+    """`fab provision` installs the timer."""
+    at: Annotated[str, Match(r"([01]\d|2[0-3]):[0-5]\d", 'a time of day such as "02:30"')] = "02:30"
+    """When, in the server's time zone, every day. A run that was missed is caught up."""
+    daily: Positive = 7
+    """Days to keep one of."""
+    weekly: Count = 4
+    """Weeks to keep one of."""
+    monthly: Count = 6
+    """Months to keep one of."""
+
+    @property
+    def keep(self) -> dict[str, int]:
+        return {"daily": self.daily, "weekly": self.weekly, "monthly": self.monthly}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A backup or a restore point, as its manifest says; it was read whole before it got its name."""
+
+    name: str
+    kind: str
+    """"backup", or "restore point" for what a deploy took before it migrated."""
+    taken: datetime
+    release: str
+    size: int
+    """Bytes of the file."""
+    rows: int
+    server_version: str = ""
+    proven: str = ""
+    """When it was last restored and found right, as an ISO time; "" never."""
+
+    @classmethod
+    def from_json(cls, kind: str, text: str) -> Saved:
+        """ValueError or KeyError for what is no manifest."""
+        told: dict[str, Any] = json.loads(text)
+        return cls(
+            name=str(told["name"]),
+            kind=kind,
+            taken=datetime.fromisoformat(told["taken_at"]),
+            release=str(told.get("release", "")),
+            size=int(told["bytes"]),
+            rows=sum(told["rows"].values()),
+            server_version=str(told.get("server_version", "")),
+        )
+
+    def with_proof(self, at: str) -> Saved:
+        return replace(self, proven=at)
+
+    @property
+    def folder(self) -> str:
+        """Under backups/."""
+        return "database" if self.kind == "backup" else "restore-points"
+
+
+def at_or_before(saved: Iterable[Saved], wanted: Moment) -> Saved | None:
+    """The newest that was taken at the moment or before it."""
+    return max((one for one in saved if one.taken <= wanted.at), key=lambda one: one.taken, default=None)

@@ -1,0 +1,63 @@
+"""What a person means by a date: one moment, in words that leave no doubt, or a refusal."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from .errors import UsageError
+
+FORMS = 'as 2026-11-20, "2026-11-20 14:35", yesterday, latest or -2h'
+AGO = re.compile(r"-(\d{1,5})(m|h|d)")
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    at: datetime
+    """With its time zone. What was there at this moment or before it is wanted."""
+    said: str
+
+
+def moment(text: str, now: datetime) -> Moment:
+    """`now` is aware; a time without a zone is meant in its zone. A day alone means its end, or now if it is today.
+
+    UsageError for what is no date, is in the future, or exists twice or never because clocks were changed.
+    """
+    word = text.strip().lower()
+    if word in ("latest", "now", ""):
+        return Moment(now, "the latest")
+    if ago := AGO.fullmatch(word):
+        return _past(now - timedelta(**{UNITS[ago[2]]: int(ago[1])}), now)
+    if word in ("today", "yesterday"):
+        day = now - timedelta(days=word == "yesterday")
+        return _past(min(now, _end_of(day)), now)
+    try:
+        read = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"{text!r} is not a date", FORMS) from None
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}|\d{8}", text.strip()):
+        end = _end_of(read.replace(tzinfo=now.tzinfo))
+        return _past(now if end > now and read.date() == now.date() else end, now)
+    return _past(read if read.tzinfo else _in_zone(read, now.tzinfo, text), now)
+
+
+def _end_of(day: datetime) -> datetime:
+    return day.replace(hour=23, minute=59, second=59, microsecond=999_999)
+
+
+def _in_zone(read: datetime, zone: tzinfo | None, text: str) -> datetime:
+    early, late = (read.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if early.utcoffset() != late.utcoffset():
+        raise UsageError(
+            f"{text!r} exists twice or not at all: clocks were changed then",
+            f"say it with its offset, as {early.isoformat(timespec='minutes')}",
+        )
+    return early
+
+
+def _past(at: datetime, now: datetime) -> Moment:
+    if at > now:
+        raise UsageError(f"{at:%Y-%m-%d %H:%M %Z} is in the future", FORMS)
+    return Moment(at, f"{at:%Y-%m-%d %H:%M:%S %Z}")

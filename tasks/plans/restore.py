@@ -1,0 +1,24 @@
+"""A restore: beside the live database, checked, swapped by rename; the schema brought to the code; the site asked."""
+
+from __future__ import annotations
+
+from ..model.backup import Saved
+from ..model.config import Stage
+from ..model.plan import Phase, Plan, Step
+from ..model.shell import script
+from ..remote import backup
+
+
+def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str, migrate: bool = False) -> Plan:
+    """On the host that migrates. `saved` None: back to what the last restore kept. `run` is a word of its own."""
+    host, undo = stage.primary, backup.unswap(run, who)
+    if saved:
+        title, said = f"Restore {saved.name} beside, check it, swap", backup.restore(run, saved, who)
+    else:
+        title, said = "Swap back what was kept", backup.swap_back(run, who)
+    steps = [Step("restore", title, said, undo, lasting=True)]
+    if migrate:
+        steps.append(Step("migrate", "Migrate it to the live release", script(("migrate_again", current))))
+    steps.append(Step("health", "Ask the site", backup.well(run, stage, current)))
+    phase = Phase("restore", "Restore the database", {host.name: tuple(steps)})
+    return Plan("restore-db", stage.name, (host.name,), (phase,), release=current)

@@ -1,0 +1,64 @@
+"""Backups: taken, listed, restored, rehearsed."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ..model.backup import Saved
+from ..model.config import Stage
+from ..model.shell import Script, script
+from . import health, services
+
+
+def take(stage: Stage) -> Script:
+    return script(("backup", arguments(stage)))
+
+
+def arguments(stage: Stage) -> str:
+    """What the release's program is told, by us or by the timer."""
+    return json.dumps({"directory": str(stage.layout.deploy_to / "backups" / "database"), "keep": stage.backup.keep})
+
+
+def listing() -> Script:
+    return script(("list_backups",))
+
+
+def parse(marks: Iterable[tuple[str, ...]]) -> tuple[Saved, ...]:
+    """(kind, word, ...) as a session heard them -> newest first. What is no manifest is no backup."""
+    found = []
+    for mark in marks:
+        if mark[0] == "saved":
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                _, kind, text, *proof = mark
+                found.append(Saved.from_json(kind, base64.b64decode(text).decode()).with_proof("".join(proof)))
+    return tuple(sorted(found, key=lambda one: one.taken, reverse=True))
+
+
+def preview(saved: Saved) -> Script:
+    """Reads the backup whole; answers what is newer than it, and what its schema is to the live release."""
+    return script(("restore_plan", saved.folder, saved.name))
+
+
+def restore(run: str, saved: Saved, who: str) -> Script:
+    return script(("restore_database", run, saved.folder, saved.name, who))
+
+
+def swap_back(run: str, who: str) -> Script:
+    return script(("swap_back", run, who))
+
+
+def unswap(run: str, who: str) -> Script:
+    """Undo of either, safe where the run did not get so far."""
+    return script(("unswap", run, who))
+
+
+def rehearse(saved: Saved, *, keep: bool) -> Script:
+    return script(("rehearse", saved.folder, saved.name, "true" if keep else "false"))
+
+
+def well(run: str, stage: Stage, current: str) -> Script:
+    asked = health.front(stage, current) if services.names(stage, stage.primary, "web") else ""
+    return script(("site_is_well", run, asked))

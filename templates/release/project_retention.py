@@ -1,0 +1,36 @@
+"""Which backups stay, and why: one pure policy, which never lets the newest or the newest proven one go."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Callable
+
+
+def decide(names: list, proven: list, daily: int, weekly: int, monthly: int) -> dict:
+    """Name -> why it stays. Names begin with their moment in UTC, as 20261122-023000; others stay untouched."""
+    dated = sorted((name for name in names if moment(name)), reverse=True)
+    kept = {name: "not ours to remove" for name in names if not moment(name)}
+    for name in dated[:1]:
+        kept[name] = "the newest"
+    for name in [one for one in dated if one in proven][:1]:
+        kept.setdefault(name, "the newest that was proven")
+    rules = (("daily", daily, "%Y-%m-%d"), ("weekly", weekly, "week %G-%V"), ("monthly", monthly, "%Y-%m"))
+    for word, count, form in rules:
+        for name, period in newest_of_each(dated, lambda name, form=form: f"{moment(name):{form}}")[:count]:
+            kept.setdefault(name, f"{word}: {period}")
+    return kept
+
+
+def newest_of_each(names: list, period: Callable) -> list:
+    """(name, period), newest first, of the newest name in each period that has one."""
+    seen: dict = {}
+    for name in names:
+        seen.setdefault(period(name), name)
+    return [(name, found) for found, name in seen.items()]
+
+
+def moment(name: str) -> datetime | None:
+    try:
+        return datetime.strptime(name[:15], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return None

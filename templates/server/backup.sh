@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Backups of the database: taken, listed, restored beside the live one and swapped, rehearsed.
+
+backup() { # JSON
+  local current
+  current=$(current_id)
+  [ -n "$current" ] || die "nothing is live here, so nobody knows the database" "fab deploy"
+  mkdir -p "$DEPLOY_TO/backups/database"
+  chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
+  project "$RELEASES/$current" backup "$1" || refuse "no backup was taken"
+}
+
+list_backups() {
+  local kind folder file
+  for kind in backup 'restore point'; do
+    folder=$DEPLOY_TO/backups/database
+    [ "$kind" = backup ] || folder=$DEPLOY_TO/backups/restore-points
+    for file in "$folder"/*.json; do
+      [ ! -f "$file" ] || mark saved "$kind" "$(base64 -w 0 "$file")" "$(sed -n 's/.*"at": "\([^"]*\)".*/\1/p' "${file%.json}.drill" 2>/dev/null)"
+    done
+  done
+  fact timer "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null || true)"
+  fact last_run "$(systemctl show -p Result --value "$APPLICATION-backup.service" 2>/dev/null || true)"
+  [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
+}
+
+rehearse() { # FOLDER NAME KEEP
+  project "$RELEASES/$(current_id)" drill "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"keep\": ${3:-false}}" ||
+    refuse "the backup $2 cannot be restored"
+}
+
+restore_plan() { # FOLDER NAME
+  project "$RELEASES/$(current_id)" restore "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"plan_only\": true}" ||
+    refuse "the backup $2 cannot be restored"
+}
+
+# RUN marks what this very run swapped: an undo must never swap what an earlier one kept.
+restore_database() { # RUN FOLDER NAME BY
+  project "$RELEASES/$(current_id)" restore "{\"directory\": \"$DEPLOY_TO/backups/$2\", \"name\": \"$3\"}" || refuse "the database was not restored"
+  swapped "$1" "$4" "database of $3"
+}
+
+swap_back() { # RUN BY   what the last restore kept becomes live again
+  local kept
+  kept=$(cat "$PRIVATE/kept-database" 2>/dev/null) || die "no restore has kept a database" "fab backups"
+  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\"}" || refuse "the database was not swapped back"
+  swapped "$1" "$2" "back to the database kept as $kept"
+}
+
+swapped() { # RUN BY NOTE
+  local current
+  current=$(current_id)
+  answer kept | write_synced "$PRIVATE/kept-database"
+  cp "$PRIVATE/kept-database" "$PRIVATE/swapped.$1"
+  journal restored "$current" "$current" "$2" "$3; the one before is kept as $(cat "$PRIVATE/kept-database")"
+}
+
+unswap() { # RUN BY   undo of either; nothing where it did not get so far
+  [ ! -s "$PRIVATE/swapped.$1" ] || swap_back "$1" "$2"
+  rm -f "$PRIVATE/swapped.$1"
+}
+
+site_is_well() { # RUN REQUEST_JSON   "": a host without a door
+  [ -z "$2" ] || probe "$(current_id)" "$2" || die "the site is not well with it${PROBED:+: $PROBED}" "fab logs"
+  rm -f "$PRIVATE/swapped.$1"
+}

@@ -1,0 +1,196 @@
+"""The shop's only database: backed up, proven, put back as it was, and never worse than before."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from tests.servers.shop import Shop
+
+from .conftest import put_back
+from .load import assert_none, load, sales
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def shop(shop: Shop) -> Shop:
+    """`base` is live, three sales were made before a backup, and two after it."""
+    sell(shop, "before", 3)
+    shop.fab("backup")
+    sell(shop, "after", 2)
+    shop.server.snapshot()
+    return put_back(shop)
+
+
+@pytest.fixture
+def fresh(shop: Shop) -> Shop:
+    return put_back(shop)
+
+
+def sell(shop: Shop, name: str, count: int) -> None:
+    for number in range(count):
+        body = json.dumps({"uid": f"{name}-{number}", "product": "coffee", "quantity": 1})
+        shop.server.run(
+            f"curl -fsS -m 20 -H 'Host: pos.test' -H 'Content-Type: application/json' -d '{body}' http://127.0.0.1/api/sales/"
+        )
+
+
+def sql(shop: Shop, query: str, database: str = "pos") -> str:
+    return shop.server.run(f'psql -qAt -d {database} -c "{query}"', user="postgres").stdout.strip()
+
+
+def sold(shop: Shop) -> int:
+    return int(sql(shop, "select count(*) from sales_sale"))
+
+
+def backups(shop: Shop) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(shop.fab("backups", "--json").stdout)["backups"]
+    return found
+
+
+def newest(shop: Shop) -> str:
+    return str(next(one["name"] for one in backups(shop) if one["kind"] == "backup"))
+
+
+def test_a_restore_loses_more_than_it_said_and_cannot_be_undone(fresh: Shop) -> None:
+    told = fresh.fab("restore-db", "--date", "latest", check=2).stderr
+    assert "public.sales_sale: +2 rows" in told, "the loss is not shown before it is asked about"
+    assert sold(fresh) == 5
+    fresh.fab("restore-db", "--date", "latest", "--yes")
+    assert sold(fresh) == 3
+    assert json.loads(fresh.get())["ok"] is True
+    fresh.fab("restore-db", "--undo", "--yes")
+    assert sold(fresh) == 5
+
+
+def test_users_stand_before_a_closed_shop_while_it_is_restored(fresh: Shop) -> None:
+    """Reads and writes go on; what fails is counted, and after the swap everything answered is in the books."""
+    with load(fresh.server.address, rate=30) as users:
+        time.sleep(2)
+        fresh.fab("restore-db", "--date", "latest", "--yes")
+        swapped = time.monotonic()
+        time.sleep(3)
+    failed = [one for one in users.answers if not one.ok]
+    worst = max(one.latency for one in users.answers)
+    print(f"\n  {len(failed)} failed of {len(users.answers)} at 30/s, the longest answer took {worst:.2f} s")
+    assert_none(one for one in users.answers if not one.ok and one.sent > swapped + 1)
+    assert len(failed) <= 30, "more than a second's worth"
+    stored = set(sales(fresh.server, users))
+    late = {one.uid for one in users.answers if one.uid and one.ok and one.sent > swapped}
+    assert late
+    assert late <= stored
+
+
+DAMAGE = {
+    "cut short": "truncate -s -100 {}",
+    "one bit flipped": "printf Q | dd of={} bs=1 seek=20000 conv=notrunc status=none",
+    "not there": "rm {}",
+    "of somebody else": "cp /etc/passwd {}",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_broken_backup_is_restored(shop: Shop, how: str) -> None:
+    """Refused before anything is touched, by every way to it."""
+    name = newest(shop)
+    path = f"/srv/pos/backups/database/{name}.dump"
+    shop.server.run(f"cp -a {path} /root/whole && {DAMAGE[how].format(path)}")
+    try:
+        before = sql(shop, "select oid from pg_database where datname = 'pos'"), sold(shop)
+        assert "size or SHA-256 differ" in shop.fab("restore-db", "--date", "latest", "--yes", check=1).stderr
+        shop.fab("drill", check=1)
+        assert (sql(shop, "select oid from pg_database where datname = 'pos'"), sold(shop)) == before
+    finally:
+        shop.server.run(f"cp -a /root/whole {path}")
+
+
+def test_a_backup_that_is_not_one_is_listed(shop: Shop) -> None:
+    """Half written, without a manifest, or with one that is no JSON."""
+    folder = "/srv/pos/backups/database"
+    before = backups(shop)
+    shop.server.run(
+        f"touch {folder}/20261101-000000.dump.part {folder}/20261102-000000.dump; echo '{{' > {folder}/x.json"
+    )
+    assert backups(shop) == before
+    shop.server.run(f"rm {folder}/20261101* {folder}/20261102* {folder}/x.json")
+
+
+def test_a_backup_is_believed_before_it_was_ever_restored(fresh: Shop) -> None:
+    assert "fab drill" in fresh.fab("backups").stdout
+    fresh.fab("drill")
+    assert backups(fresh)[0]["proven_at"]
+    assert "fab drill" not in fresh.fab("backups").stdout
+    assert sql(fresh, "select count(*) from pg_database where datname ~ '^pos_'") == "0"
+
+
+def test_a_look_at_a_backup_touches_the_live_database(fresh: Shop) -> None:
+    told = fresh.fab("restore-db", "--date", "latest", "--to-scratch").stderr
+    scratch = next(word.rstrip(",") for word in told.split() if word.startswith("pos_scratch_"))
+    assert sql(fresh, "select count(*) from sales_sale", scratch) == "3"
+    assert sold(fresh) == 5
+
+
+def test_an_older_schema_stays_under_newer_code(fresh: Shop) -> None:
+    """It is said beforehand, and migrated right after; a newer schema than the code's is refused."""
+    fresh.fab("deploy", "--ref", "additive-migration", timeout=300)
+    name = newest(fresh)
+    shown = fresh.fab("restore-db", "--date", "latest", check=2).stderr
+    assert "restore point" in shown, "the newest is what the deploy took before it migrated"
+    assert "will be migrated right after" in shown
+    fresh.fab("restore-db", "--date", "latest", "--yes")
+    assert json.loads(fresh.get())["ok"] is True
+    unapplied = fresh.fab("manage", "migrate --check", check=None)
+    assert unapplied.returncode == 0, unapplied.stdout
+    fresh.fab("backup")
+    assert newest(fresh) != name
+    fresh.fab("rollback", "--yes", timeout=300)
+    assert "does not know" in fresh.fab("restore-db", "--date", "latest", "--yes", check=4).stderr
+
+
+def test_a_site_that_does_not_work_with_it_keeps_the_restored_database(fresh: Shop) -> None:
+    """Not well after the swap: swapped back, exit 1, and nothing that an earlier restore kept is touched."""
+    fresh.fab("restore-db", "--date", "latest", "--yes")
+    fresh.fab("restore-db", "--undo", "--yes")
+    assert sold(fresh) == 5
+    fresh.configure(more='[health.headers]\nX-Forwarded-Host = "x"\n')
+    text = (fresh.folder / "releases.toml").read_text()
+    (fresh.folder / "releases.toml").write_text(text.replace('path = "/healthz"', 'path = "/no-such-page"'))
+    fresh.fab("restore-db", "--date", "latest", "--yes", check=1)
+    assert sold(fresh) == 5
+    fresh.configure()
+    assert json.loads(fresh.get())["ok"] is True
+
+
+def test_a_killed_restore_or_backup_leaves_half_a_database(fresh: Shop) -> None:
+    """kill -9 of fab at random moments: the live database is whole each time, and the next run works."""
+    chance = random.Random(4)
+    for number in range(8):
+        words = ("backup",) if number % 2 else ("restore-db", "--date", "latest", "--yes")
+        run = fresh.start(*words)
+        time.sleep(chance.uniform(0.3, 2.5))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert sold(fresh) in (3, 5)
+        assert json.loads(fresh.get())["database"] == "ok"
+    fresh.fab("backup", "--stage", "production")
+    fresh.fab("restore-db", "--date", "latest", "--yes", "--wait", "2m")
+    assert sold(fresh) in (3, 5)
+    assert sql(fresh, "select count(*) from pg_database where datname ~ '^pos_restore_'") == "0"
+
+
+def test_a_full_disk_leaves_half_a_backup(fresh: Shop) -> None:
+    before = backups(fresh)
+    fresh.server.run(
+        "mount -t tmpfs -o size=64k tmpfs /srv/pos/backups/database && chown deploy: /srv/pos/backups/database"
+    )
+    try:
+        assert "free" in fresh.fab("backup", check=1).stderr
+        assert fresh.server.run("ls -A /srv/pos/backups/database").stdout == ""
+    finally:
+        fresh.server.run("umount /srv/pos/backups/database")
+    assert backups(fresh) == before
