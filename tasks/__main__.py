@@ -1,4 +1,4 @@
-"""`python -m fab_releases init`: `fab` itself needs a fabfile, which a project only has once init has written it."""
+"""`fab-releases init`: `fab` itself needs a fabfile, which a project only has once init has written it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from fabric.main import program
 
 from . import namespace
 
-if __name__ == "__main__":
+
+def main() -> None:
     program.namespace = namespace
     program.run(["fab", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ def commands(text: str) -> Iterator[str]:
     blocks = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
     for line in [*(line for block in blocks for line in block.splitlines()), *spans]:
-        found = re.match(r"\s*[$#]?\s*(?:\.venv/bin/|uv run )?(?:fab|python -m fab_releases) +(.+)", line)
+        found = re.match(r"\s*[$#]?\s*(?:\.venv/bin/|uv run )?(?:fab|fab-releases|python -m fab_releases) +(.+)", line)
         if found:
             yield re.split(r" {2,}#| #| \|| && | >", found[1])[0].strip()
 

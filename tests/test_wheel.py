@@ -115,6 +115,14 @@ def test_one_line_in_a_fabfile_is_all_it_takes(fab: str, project: Path) -> None:
         assert f"\n  {name} " in told
 
 
+def test_a_project_without_a_fabfile_begins_with_a_command_of_the_wheel(fab: str, project: Path) -> None:
+    begin = str(Path(fab).with_name("fab-releases"))
+    assert "fab deploy" in run(begin, "init", cwd=project).stdout
+    assert (project / "fabfile.py").read_text() == "from fab_releases import namespace\n"
+    told = run(begin, "deploy", "--nonsense", cwd=project, check=False)
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+
+
 @pytest.mark.sandbox
 def test_a_project_of_ones_own_is_live_after_init_and_deploy(fab: str, project: Path) -> None:
     (project / "fabfile.py").write_text("from fab_releases import namespace\n")
