@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -492,6 +493,85 @@ def test_an_environment_goes_with_the_last_release_that_uses_it(at: Library) -> 
     at.ok(say("remove_release", IDS[1]) + "remove_environments\nremove_rubbish\n")
     assert environments(at) == []
     assert list((at.folder / "releases").iterdir()) == []
+
+
+# ---- a project that is installed itself
+
+PROJECT = '[project]\nname = "pos"\nversion = "1"\nrequires-python = ">=3.9"\n'
+SYSTEM = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+LOCK = 'version = 1\nrequires-python = ">=3.9"\n\n[[package]]\nname = "pos"\nversion = "1"\nsource = { %s = "." }\n'
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, settings=None, metadata=None):
+    held = {
+        "pos.py": open("src/pos.py").read(),
+        "pos-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: pos\\nVersion: 1\\n",
+        "pos-1.dist-info/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }
+    with zipfile.ZipFile(folder + "/pos-1-py3-none-any.whl", "w") as wheel:
+        for name, text in held.items():
+            wheel.writestr(name, text)
+        wheel.writestr("pos-1.dist-info/RECORD", "".join(name + ",,\\n" for name in [*held, "pos-1.dist-info/RECORD"]))
+    return "pos-1-py3-none-any.whl"
+
+build_editable = build_wheel
+"""  # fmt: skip
+INSTALLED = {
+    "uv.lock": ("uv", {"uv.lock": LOCK % "editable"}),
+    "requirements": ("uv", {"requirements.txt": "."}),
+    "editable, in an included file": ("uv", {"requirements.txt": "-r base.txt", "base.txt": "-e ."}),
+    "pip": ("pip", {}),
+}
+
+
+def installed(at: Library, origin: Path, id: str, files: dict[str, str], installer: str = "uv") -> dict[str, str]:
+    """Builds the environment of a commit with these files, by a real uv that knows no index, and makes it live."""
+    sha = commit(origin, files)
+    at.ok(say("prepare_folders") + say("fetch", origin, sha) + say("checkout", id, origin, sha, ""))
+    alone = f"export UV_OFFLINE=1 PIP_NO_INDEX=1 UV_CACHE_DIR={at.folder}/cache\n"
+    alone += f"PATH={Path(uv.find_uv_bin()).parent}:$PATH\n"
+    facts = at.ok(alone + say("environment", id, "", installer, "", "", "", ""))
+    (at.folder / "staging" / id).rename(at.folder / "releases" / id)
+    at.ok(say("point_current", id))
+    return facts
+
+
+def imported(at: Library, id: str) -> str:
+    python = at.folder / "releases" / id / ".venv" / "bin" / "python"
+    words = [str(python), "-Ic", "import pos; print(pos.TOLD)"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("how", INSTALLED)
+def test_a_project_that_is_installed_is_never_the_code_of_another_commit(at: Library, origin: Path, how: str) -> None:
+    installer, files = INSTALLED[how]
+    files = {"pyproject.toml": SYSTEM + PROJECT, "backend.py": BACKEND, **files}
+    installed(at, origin, IDS[0], {**files, "src/pos.py": 'TOLD = "first"'}, installer)
+    installed(at, origin, IDS[1], {"src/pos.py": 'TOLD = "second"'}, installer)
+    assert [imported(at, id) for id in IDS[:2]] == ["first", "second"]
+    keys = [(at.folder / "releases" / id / ".release" / "lock.key").read_text() for id in IDS[:2]]
+    assert keys[0] == keys[1]  # the same packages: static files are copied, and the new processes start early
+
+
+@pytest.mark.parametrize("lock", [{"uv.lock": LOCK % "virtual"}, {"requirements.txt": "-r base.txt", "base.txt": ""}])
+def test_a_commit_of_code_alone_builds_no_environment(at: Library, origin: Path, lock: dict[str, str]) -> None:
+    installed(at, origin, IDS[0], {"pyproject.toml": PROJECT, "src/pos.py": "1", **lock})
+    assert installed(at, origin, IDS[1], {"src/pos.py": "2"})["environment"] == "unchanged"
+
+
+@pytest.mark.parametrize("word", ["-r ", "--constraint="])
+def test_what_a_requirements_file_includes_decides_too(at: Library, origin: Path, word: str) -> None:
+    installed(
+        at,
+        origin,
+        IDS[0],
+        {"requirements.txt": f"{word}more/base.txt", "more/base.txt": "-c ../pins.txt", "pins.txt": ""},
+    )
+    assert installed(at, origin, IDS[1], {"pins.txt": "django==5.2"})["environment"] == "changed"
+
+
+# ---- what is kept
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -58,7 +58,7 @@ python_for() { # UV VERSION DIR   an interpreter that both releases.toml and the
 # hard-link copy of the live one where it can: uv replaces files and never writes into them.
 environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
   local id=$1 version=$2 installer=$3 requirements=$5 constraints=$6 groups=$7
-  local dir=$STAGING/$id lock key found
+  local dir=$STAGING/$id lock key whole found
   lock=$(lock_file "$dir" "$requirements") ||
     die "there is no ${requirements:-requirements.txt, uv.lock, pylock.toml or pyproject.toml} in this revision" "see [python] requirements in releases.toml"
   if [ "$lock" = pyproject.toml ] && [ -f "$dir/poetry.lock" ]; then
@@ -66,26 +66,54 @@ environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUP
   fi
   key=$(environment_key "$dir" "$lock" "$constraints" "$installer" "$version" "$groups" "${@:8}")
   printf '%s' "$key" >"$dir/.release/lock.key"
-  found=$(environment_with "$key")
+  whole=$key$(source_key "$dir" "$lock" "$installer" "${@:8}")
+  found=$(environment_with "$whole")
   if [ -n "$found" ]; then
     fact environment unchanged
   else
     build_environment "$lock" "$@"
-    found=$key-$id
+    found=$whole-$id
     publish_environment "$id" "$found"
   fi
   ln -s "../../environments/$found" "$dir/.venv"
   cp "$ENVIRONMENTS/$found/freeze.txt" "$ENVIRONMENTS/$found/python" "$dir/.release/"
 }
 
-environment_key() { # DIR LOCK CONSTRAINTS INSTALLER VERSION GROUPS EXTRA...   of everything that decides what is installed
+environment_key() { # DIR LOCK CONSTRAINTS INSTALLER VERSION GROUPS EXTRA...   of every package that is asked for
   local dir=$1 lock=$2 constraints=$3 sum
   sum=$({
     printf '%s\n' "$4" "$5" "$lock" "${@:6}"
-    cat "$dir/$lock" ${constraints:+"$dir/$constraints"}
+    lines_of "$dir/$lock"
+    if [ -n "$constraints" ]; then lines_of "$dir/$constraints"; fi
     if [ -f "$dir/pyproject.toml" ]; then cat "$dir/pyproject.toml"; fi
   } | sha256sum)
   printf '%s' "${sum:0:16}"
+}
+
+lines_of() { # FILE [DEPTH]   and of the files that a requirements file includes; one that includes itself has an end
+  local name depth=${2:-0}
+  [ "$depth" -lt 5 ] || return 0
+  awk 1 "$1" # as cat, and the last line ends
+  awk 1 "$1" | sed -nE 's/^[[:space:]]*(-[rc]|--requirements?|--constraints?)[[:space:]=]*([^[:space:]]+).*/\2/p' |
+    while IFS= read -r name; do
+      if [ -f "${1%/*}/$name" ]; then lines_of "${1%/*}/$name" $((depth + 1)); fi
+    done
+}
+
+# Where the environment holds code of this repository, it is of this commit alone: object ids of all that git has.
+source_key() { # DIR LOCK INSTALLER EXTRA...
+  if installs_code "$@"; then sha256sum <"$1/.release/tree" | cut -c 1-16; fi
+}
+
+installs_code() { # DIR LOCK INSTALLER EXTRA...   the project itself, or a folder of it
+  local dir=$1 lock=$2 installer=$3
+  shift 3
+  case $lock in
+    uv.lock) grep -Eq 'source = \{ (editable|directory) = ' "$dir/$lock" && return ;;
+    pylock.toml) grep -Eq 'directory( =|\])' "$dir/$lock" && return ;;
+    pyproject.toml) [ "$installer" = pip ] || grep -Eq '^\[build-system\]|(path|workspace) *=' "$dir/$lock" && return ;;
+  esac
+  { printf '%s\n' "$@" && lines_of "$dir/$lock"; } | grep -E '^[[:space:]]*(-e|--editable|\.|[[:alnum:]_-]+/)|file:|@ *\.' >/dev/null
 }
 
 environment_with() { # KEY   its name, when there is one whose interpreter is still there
@@ -146,7 +174,7 @@ new_environment() { # UV PYTHON DIR
 install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
   local uv=$1 dir=$2 lock=$3 constraints=$4 groups=$5 group words=()
   shift 5
-  export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 VIRTUAL_ENV=$dir/.venv
+  export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 UV_NO_EDITABLE=1 VIRTUAL_ENV=$dir/.venv # its folder is staging/ now
   if [ "$lock" = uv.lock ]; then
     for group in $groups; do words+=(--group "$group"); done
     (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv nice "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
