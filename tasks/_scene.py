@@ -186,7 +186,8 @@ def scene(context: invoke.Context, stage: Stage, tell: Tell, *, as_admin: bool =
     opened: dict[str, Session] = {}
 
     def connect(host: Host) -> None:
-        opened[host.name] = open_host(stage, host, identity, as_admin=as_admin)
+        more = "provision" if as_admin else ""
+        opened[host.name] = open_host(stage, host, identity, as_admin=as_admin, more=more)
 
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -197,19 +198,20 @@ def scene(context: invoke.Context, stage: Stage, tell: Tell, *, as_admin: bool =
             session.close()
 
 
-def open_host(stage: Stage, host: Host, identity: str = "", *, as_admin: bool = False) -> Session:
+def open_host(stage: Stage, host: Host, identity: str = "", *, as_admin: bool = False, more: str = "") -> Session:
+    """`more` names a folder of templates/ whose functions this session has as well."""
     nonce = new_nonce()
+    functions = library.library(more) if more else ""
     if host.transport == "local":
         tools = Path(sys.executable).parent
         variables = files.supervisor(stage, tools) if stage.manager == "supervisor" else {}
-        return open_local(host.name, library.opening(stage, host, nonce, variables), nonce, tools)
+        return open_local(host.name, library.opening(stage, host, nonce, variables, functions), nonce, tools)
     from .engine.ssh import Target, open_ssh
 
     user = stage.provision.admin if as_admin else host.user
     sudo = as_admin and user != "root"
     target = Target(host.name, host.address, host.port, user, host.host_key, host.identity or identity, sudo)
-    more = library.library("provision") if as_admin else ""
-    return open_ssh(target, library.opening(stage, host, nonce, more=more), nonce)
+    return open_ssh(target, library.opening(stage, host, nonce, more=functions), nonce)
 
 
 def must(result: Any, host: str) -> Any:

@@ -1,4 +1,4 @@
-"""`fab status`, `releases`, `history`, `check`, `logs`: what is so, without logging in anywhere."""
+"""`fab status`, `releases`, `history`, `logs`: what is so, without logging in anywhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .engine.session import Mark
 from .model.event import Note
 from .model.release import valid_id
 from .model.shell import Script, script
-from .remote import operate, source, survey
+from .remote import operate, survey
 
 
 @task()
@@ -54,31 +54,6 @@ def history(context: invoke.Context, stage: str = "", limit: int = 20, json: boo
         at.survey()
         facts = tuple(at.facts.values())
         _print(tables.history_json(facts, limit) if json else tables.history(facts, now(), limit, strong()))
-
-
-@task(help={"ref": "branch, tag or commit that should be reachable (default: the stage's branch)"})
-def check(context: invoke.Context, stage: str = "", ref: str = "") -> int:
-    """Whether a deploy could start now; each finding says what to do."""
-    with _quiet(context, stage) as at:
-        at.survey(all_hosts=(source.resolve(at.stage, ref or at.stage.branch),))
-        bad = 0
-        for host, facts in at.facts.items():
-            found = [f"{what}\n      -> {hint}" for what, hint in facts.problems]
-            found += [f"locked by {facts.lock}\n      -> wait, or deploy with --wait 10m"] if facts.lock else []
-            found += [f"frozen: {facts.freeze}\n      -> fab unfreeze"] if facts.freeze else []
-            found += [
-                f"left behind by an interrupted run: {one}\n      -> fab repair, or just deploy"
-                for one in facts.leftovers
-            ]
-            bad += len(found)
-            print(
-                f"{host}  connected, {_room(facts.disk_free)} free, Python {facts.more.get('python', '?')}, "
-                f"serves {facts.current or 'nothing'}, can fetch {facts.more.get('revision', '?')[:7]}"
-            )
-            for one in found:
-                print(f"    {one}")
-        print("ready to deploy" if not bad else f"{bad} finding(s)")
-        return 4 if bad else 0
 
 
 @task(
@@ -186,17 +161,10 @@ def _print(what: Any) -> None:
         print()
 
 
-def _room(count: int) -> str:
-    from .report.words import size
-
-    return size(count) if count >= 0 else "?"
-
-
 TASKS = (
     "status",
     "releases",
     "history",
-    "check",
     "logs",
     "freeze",
     "unfreeze",

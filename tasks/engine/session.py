@@ -79,6 +79,8 @@ class Session:
     host: str
     channel: Channel
     nonce: str
+    host_key: str = ""
+    """Fingerprint of the key the server showed; "" where none was asked for."""
     _heard: queue.Queue[Heard] = field(default_factory=queue.Queue)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)

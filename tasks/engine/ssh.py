@@ -124,7 +124,8 @@ def open_ssh(target: Target, opening: str, nonce: str, known_hosts: Path | None 
     except (paramiko.SSHException, OSError, EOFError) as problem:
         connection.close()
         raise HostLost(f"{target.name}: the server opened no session ({problem})") from None
-    return Session(target.name, channel, nonce).hello()
+    key = _fingerprint(connection.transport.get_remote_server_key())
+    return Session(target.name, channel, nonce, key).hello()
 
 
 def _stay_awake(transport: paramiko.Transport) -> None:

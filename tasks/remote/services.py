@@ -34,12 +34,12 @@ def await_ready(stage: Stage, host: Host, id: str, *kinds: str) -> Script:
 
 def queues_served(stage: Stage, host: Host, id: str) -> Script:
     """Celery workers say which queues they take from and which they could send to."""
-    celery = [name for name in names(stage, host, "worker") if _is_celery(stage.services[name])]
+    celery = [name for name in names(stage, host, "worker") if is_celery(stage.services[name])]
     alone = "alone" if len(stage.with_role("worker")) == 1 else ""
     return script(("queues_served", id, alone, *celery)) if celery else Script()
 
 
-def _is_celery(service: Service) -> bool:
+def is_celery(service: Service) -> bool:
     return not service.command or service.command.split()[0].endswith("celery")
 
 
