@@ -264,6 +264,50 @@ def test_a_certificate_that_cannot_be(more: str, says: list[str]) -> None:
     assert [line.split(": ", 1)[1].removeprefix("stages.production.") for line in wrong(GOOD + more)] == says
 
 
+ADOPT = "provision = { postgresql = false, redis = false, "
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (
+            'provision = { adopt = "/var/www/pos/backend" }\n',
+            [
+                "provision.adopt_services: must name the units that run from the checkout",
+                "provision.adopt: leaves the stores as they are: set postgresql = false in [provision]",
+                "provision.adopt: leaves the stores as they are: set redis = false in [provision]",
+            ],
+        ),
+        (
+            ADOPT + 'adopt = "/srv", adopt_services = ["a.service"] }\ndeploy_to = "/srv/pos"\n',
+            ["provision.adopt: holds deploy_to (/srv/pos): take the checkout itself, or a folder outside of it"],
+        ),
+        (
+            ADOPT + 'adopt = "/srv/pos/current", adopt_services = ["a.service"] }\ndeploy_to = "/srv/pos"\n',
+            ["provision.adopt: has a name that deploy_to (/srv/pos) needs for itself: name another deploy_to"],
+        ),
+        (
+            ADOPT + 'adopt = "/srv/../pos/", adopt_services = ["pos.service"], nginx = false }\n',
+            [
+                "provision.adopt: must be an absolute path without .. or a slash at its end",
+                "provision.adopt_services[0]: is the name of a unit of ours: give application another name",
+                "provision.adopt: brings users to the release by nginx: set nginx = true in [provision]",
+            ],
+        ),
+        (
+            'provision.adopt_services = ["a.service"]\n',
+            ["provision.adopt_services: are the units of a checkout: say which one, adopt"],
+        ),
+        (ADOPT + 'adopt = "/srv/pos", adopt_services = ["a.service"] }\ndeploy_to = "/srv/pos"\n', []),
+        (ADOPT + 'adopt = "/srv/pos/app", adopt_services = ["a.service"] }\ndeploy_to = "/srv/pos"\n', []),
+    ],
+)
+def test_a_checkout_that_cannot_be_adopted(more: str, says: list[str]) -> None:
+    text = re.sub(r"deploy_to = .*\n", "", GOOD) if "deploy_to" in more else GOOD
+    found = wrong(text + more) if says else (read(text + more), [])[1]
+    assert sorted(line.split(": ", 1)[1].removeprefix("stages.production.") for line in found) == sorted(says)
+
+
 def test_an_authority_would_ask_one_of_two_hosts() -> None:
     hosts = '[{name="a", address="x"}, {name="b", address="y"}]'
     text = re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + 'domain = "pos.test"\n'

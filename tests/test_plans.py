@@ -17,8 +17,12 @@ from tasks.model.errors import PreflightError, UsageError
 from tasks.model.facts import HostFacts
 from tasks.model.plan import Phase, Plan, Step
 from tasks.model.release import ID, JournalEntry, Release, new_id, publishes, rollback_target, valid_id, valid_ref
+from tasks.model.server import Provision
 from tasks.model.shell import script
-from tasks.plans import deploy, rollback
+from tasks.plans import adopt, deploy, rollback
+from tasks.remote import machine
+from tasks.remote.adopt import Flat
+from tasks.remote.machine import stores
 from tasks.report import paper
 from tests.local_hosts import make_stage
 
@@ -48,7 +52,23 @@ def without_programs(text: str) -> str:
     return re.sub(r" <\d+ bytes>", " <text>", text)
 
 
+def adoption(live: str = "") -> tuple[Plan, Plan]:
+    """What lets users in, and what ends the old services."""
+    old = {"gunicorn.service": "web", "shop-beat.service": "beat"}
+    asked = Provision(adopt="/var/www/shop", adopt_services=tuple(old), postgresql=False, redis=False, firewall=False)
+    stage = replace(stage_of(1), provision=asked, environment=Environment(file=".env.production"))
+    host = stage.hosts[0]
+    parts = machine.parts(stage, host, {}, stores.seeds_of(""))
+    state = {"live": live, "state": "live", "ref": "adopted"} if live else {}
+    flat = Flat({"venv": "/var/www/shop/venv", **state}, units=old, user="deploy")
+    plan = adopt.plan(stage, host, flat, parts, (), RELEASE, "ada@laptop")
+    return plan, adopt.retire(stage, host, flat, parts, plan.release)
+
+
 PLANS = {
+    "adopt": lambda: adoption()[0],
+    "adopt-again": lambda: adoption(OLD)[0],
+    "adopt-retire": lambda: adoption()[1],
     "deploy-one-host": lambda: deploy.plan(stage_of(1), seen(stage_of(1)), RELEASE, "ada@laptop"),
     "deploy-two-hosts": lambda: deploy.plan(stage_of(2), seen(stage_of(2)), RELEASE, "ada@laptop"),
     "deploy-first": lambda: deploy.plan(stage_of(1), seen(stage_of(1), ""), RELEASE, "ada@laptop"),

@@ -203,6 +203,8 @@ def encryption(stage: Stage) -> Iterator[Problem]:
 
 def adoption(stage: Stage) -> Iterator[Problem]:
     asked, where = stage.provision, ("provision", "adopt")
+    if local(stage):
+        return
     if not asked.adopt:
         if asked.adopt_services:
             yield Problem(("provision", "adopt_services"), "are the units of a checkout: say which one, adopt")

@@ -139,7 +139,9 @@ def retire(stage: Stage, host: Host, flat: Flat, parts: Sequence[Part], id: str)
 
     beats = services.names(stage, host, "beat")
     carried = Script(tuple(("carry_schedule", adopt.place(stage), name, stage.app_user) for name in beats))
-    asides = Script(tuple(("drop_ins_aside", unit) for unit in stage.provision.adopt_services))
+    ours = files.units(stage, host)
+    named = [unit for unit in stage.provision.adopt_services if f"/etc/systemd/system/{unit}" in ours]
+    asides = Script(tuple(("unit_aside", unit) for unit in named))
     units = next(provision.made(part) for part in parts if part.name == "units")
     owned = Script(tuple(("own_folder", one, stage.app_user) for one in stage.shared_dirs))
     steps = (

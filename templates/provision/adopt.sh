@@ -354,19 +354,17 @@ front_door() { # ID REQUEST
   probe "$1" "$2" || die "release $1 is not well through the front door${PROBED:+: $PROBED}" "the sites that were there before are back; look at /var/log/nginx"
 }
 
-retire_unit() { # UNIT   a definition whose name one of ours takes is kept beside
-  local path
+retire_unit() { # UNIT
   if is_ours "$1"; then return; fi
-  path=$(systemctl show -p FragmentPath --value "$1")
   systemctl stop "$1"
   systemctl disable --quiet "$1" 2>/dev/null || true
-  if [ "$path" = "/etc/systemd/system/$1" ]; then
-    [ -e "$path.$ASIDE" ] || cp -a "$path" "$path.$ASIDE"
-  fi
 }
 
-drop_ins_aside() { # UNIT   they would be added to ours of the same name
-  if [ -d "/etc/systemd/system/$1.d" ] && ! is_ours "$1"; then mv -T "/etc/systemd/system/$1.d" "/etc/systemd/system/$1.d.$ASIDE"; fi
+unit_aside() { # UNIT   whose name one of ours takes: its definition, and what would be added to ours
+  local path=/etc/systemd/system/$1
+  if is_ours "$1"; then return; fi
+  if [ -f "$path" ] && [ ! -e "$path.$ASIDE" ]; then cp -a "$path" "$path.$ASIDE"; fi
+  [ ! -d "$path.d" ] || mv -T "$path.d" "$path.d.$ASIDE"
 }
 
 carry_schedule() { # PLACE SERVICE USER   what beat remembers of its last runs
