@@ -22,7 +22,7 @@ from .model.machine import Drift, drift
 from .model.plan import Plan
 from .plans import provision as provisioning
 from .remote import machine
-from .remote.machine import firewall, stores
+from .remote.machine import proof, stores
 from .remote.machine.things import looks, parse
 
 Found = Mapping[str, Mapping[str, str]]
@@ -177,19 +177,25 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
 
 
 def _prove_the_way_in(at: Scene, plan: Plan) -> None:
-    """A firewall that keeps us out switches itself off after a minute; one that lets us in again stays."""
-    changed = [host for phase in plan.phases if phase.name == "firewall" for host in phase.hosts]
-    for host in changed:
+    """What keeps us out undoes itself after a minute; what lets us in again stays."""
+    changed: dict[str, list[str]] = {}
+    for phase in plan.phases:
+        for host in phase.hosts if phase.name in proof.GUARDED else ():
+            changed.setdefault(host, []).append(phase.name)
+    for host, names in changed.items():
+        told = " and ".join(proof.GUARDED[name] for name in names)
         try:
             open_host(at.stage, at.stage.host(host), as_admin=True).close()
         except ReleasesError as error:
-            ask(at.sessions[host], firewall.off())
+            for name in names:
+                ask(at.sessions[host], proof.undone(name))
             raise FailedError(
-                f"{host}: with the firewall on, a second connection did not come in ({error.message})",
-                "the firewall is off again; look at [provision] allow and at what lies between",
+                f"{host}: with {told} set up, a second connection did not come in ({error.message})",
+                f"that is undone, and {told} as before; look at [provision], and at what lies between",
             ) from None
-        must(ask(at.sessions[host], firewall.proven()), host)
-        at.tell(Note("the firewall is on, and a second connection came in", host))
+        for name in names:
+            must(ask(at.sessions[host], proof.proven(name)), host)
+        at.tell(Note(f"{told} set up, and a second connection came in", host))
 
 
 TASKS = ("provision",)

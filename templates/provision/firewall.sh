@@ -1,14 +1,12 @@
 # shellcheck shell=bash
-# UFW: everything shut but what is named; it switches itself off again unless a second connection proves the way in.
-
-DEAD_MAN=fab-releases-firewall
+# UFW: everything shut but what is named.
 
 look_firewall() { # NAME RULE...   RULE: what `ufw` is told, as "allow 443/tcp"
   local name=$1 rule added
   shift
   added=$(ufw show added 2>/dev/null) || true
   {
-    if LC_ALL=C ufw status 2>/dev/null | grep -q '^Status: active' && [ ! -e "$STATE/firewall-unproven" ]; then echo "active"; fi
+    if LC_ALL=C ufw status 2>/dev/null | grep -q '^Status: active' && [ ! -e "$UNPROVEN/firewall" ]; then echo "active"; fi
     if grep -qs '^DEFAULT_INPUT_POLICY="DROP"' /etc/default/ufw; then echo "deny what is not allowed"; fi
     for rule in "$@"; do
       if grep -qxF -- "ufw $rule" <<<"$added"; then echo "$rule"; fi
@@ -22,10 +20,7 @@ make_firewall() { # SSH_PORT RULE...
   if [ -n "$port" ] && ! printf '%s\n' "$@" | grep -qE "^(allow|limit) $port/tcp$"; then
     die "the firewall would shut port $port, by which this connection came" "nothing was switched on; correct port in releases.toml"
   fi
-  : >"$STATE/firewall-unproven"
-  systemctl stop "$DEAD_MAN.timer" 2>/dev/null || true
-  systemctl reset-failed "$DEAD_MAN.service" 2>/dev/null || true
-  systemd-run --quiet --collect --unit="$DEAD_MAN" --on-active=60 ufw --force disable
+  until_proven firewall "ufw --force disable"
   for rule in "$@"; do
     # shellcheck disable=SC2086  # a rule is several words of ufw's
     ufw $rule >/dev/null
@@ -33,14 +28,4 @@ make_firewall() { # SSH_PORT RULE...
   ufw default deny incoming >/dev/null
   ufw default allow outgoing >/dev/null
   ufw --force enable >/dev/null
-}
-
-firewall_proven() {
-  systemctl stop "$DEAD_MAN.timer"
-  rm -f "$STATE/firewall-unproven"
-}
-
-firewall_off() {
-  ufw --force disable
-  systemctl stop "$DEAD_MAN.timer" 2>/dev/null || true
 }

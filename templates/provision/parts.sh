@@ -56,6 +56,7 @@ put_back_part() {
     if [ "${path##*/}" = .absent ]; then rm -f "${path%/.absent}"; else cp -a --remove-destination "$KEPT$path" "$path"; fi
   done < <(find "$KEPT" \( -type f -o -type l \) -print0)
   "${USE[@]}" >/dev/null 2>&1
+  undone "$PART" >/dev/null 2>&1
   rm -f "$STATE/begun/$PART"
   rm -rf "$KEPT"
 }
@@ -66,6 +67,6 @@ keep() { # PATH   as it is now, until the part is done
   if [ -e "$1" ] || [ -L "$1" ]; then cp -a "$1" "$KEPT$1"; else mkdir -p "$KEPT$1" && : >"$KEPT$1/.absent"; fi
 }
 
-look_begun() { # NAME PART   a run that died between making it and putting it to use
-  if [ -e "$STATE/begun/$2" ]; then echo "made, not yet in use"; else echo "in use"; fi | found "$1"
+look_begun() { # NAME PART   a run that died between making it and putting it to use, or proving the way in
+  if [ -e "$STATE/begun/$2" ] || [ -e "$UNPROVEN/$2" ]; then echo "made, not yet in use"; else echo "in use"; fi | found "$1"
 }

@@ -31,6 +31,7 @@ PROVISIONED = (
     *("postgresql", "redis-server", "nginx", "ufw", "git", "curl", "python3", "python3-venv", "procps", "logrotate"),
     *("unattended-upgrades", "fail2ban", "python3-systemd", "certbot", "pebble"),
 )
+SUITE = "bookworm"
 MMDEBSTRAP = (
     "mmdebstrap",
     "--variant=minbase",
@@ -38,7 +39,7 @@ MMDEBSTRAP = (
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--customize-hook=rm -f $1/etc/ssh/ssh_host_* $1/etc/hostname",  # every server has its own
-    "bookworm",
+    SUITE,
 )
 SETTLE = """
 useradd --create-home --shell /bin/bash --groups www-data,systemd-journal deploy
@@ -91,10 +92,11 @@ def base() -> Image:
 
 
 @functools.lru_cache
-def bare() -> Image:
+def bare(suite: str = SUITE) -> Image:
     """Debian with systemd, sshd and sudo and nothing else; what provisioning installs lies ready in apt's cache."""
-    command = [*MMDEBSTRAP[:2], "--include=" + ",".join(BARE), *MMDEBSTRAP[3:]]
-    debian = _layer("bare", [*command, *_apt_sources(), *_apt_settings()], lambda upper: _build_debian(upper, command))
+    command = [*MMDEBSTRAP[:2], "--include=" + ",".join(BARE), *MMDEBSTRAP[3:-1], suite]
+    described = [*command, *_apt_sources(suite), *_apt_settings()]
+    debian = _layer("bare", described, lambda upper: _build_debian(upper, command))
     files = _machine_files()
 
     def build(upper: Path) -> None:
@@ -184,7 +186,7 @@ def _layer(kind: str, described_by: list[str], build: Callable[[Path], None]) ->
 
 def _build_debian(upper: Path, like: Sequence[str] = MMDEBSTRAP) -> None:
     options = [f"--aptopt={line}" for line in _apt_settings()]
-    command = [like[0], *options, *like[1:], str(upper), *_apt_sources()]
+    command = [like[0], *options, *like[1:], str(upper), *_apt_sources(like[-1])]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
     if done.returncode != 0:
         raise RuntimeError(f"mmdebstrap failed ({done.returncode}):\n{done.stderr[-2000:]}")
@@ -269,15 +271,15 @@ def _resolver() -> str:
     return behind_stub.read_text() if "127.0.0.53" in text and behind_stub.exists() else text
 
 
-def _apt_sources() -> list[str]:
-    """This machine's own Debian mirrors for bookworm; none (mmdebstrap's default) where it is not bookworm."""
+def _apt_sources(suite: str = SUITE) -> list[str]:
+    """This machine's own Debian mirrors, which have every suite; none (mmdebstrap's) where it is not bookworm."""
     command = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]
     done = subprocess.run([*command, "Created-By: Packages"], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in sorted(set(done.stdout.splitlines()))]
     return [
-        f"deb {address} {release} main"
+        f"deb {address} {release.replace(SUITE, suite)} main"
         for origin, codename, address, release, component in rows
-        if origin == "Debian" and codename.startswith("bookworm") and component == "main"
+        if origin == "Debian" and codename.startswith(SUITE) and component == "main"
     ]
 
 

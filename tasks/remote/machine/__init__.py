@@ -5,11 +5,11 @@ from __future__ import annotations
 from ...model.config import Host, Stage
 from ...model.machine import Part
 from ...model.shell import Script, script
-from . import backups, base, firewall, stores, web
+from . import backups, base, firewall, ssh, stores, web
 from .stores import Seeds
 
-SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie", "ubuntu 24.04": "noble"}
-"""`ID VERSION_ID` of /etc/os-release."""
+SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
+"""`ID VERSION_ID` of /etc/os-release -> suite: what has been seen working from a bare server to a live release."""
 
 
 def identify() -> Script:
@@ -26,6 +26,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
             *stores.parts(stage, host, seeds),
             *web.parts(stage, host),
             *backups.parts(stage, host),
+            *ssh.parts(stage),
             *firewall.parts(stage, facts),
         )
         if part.things

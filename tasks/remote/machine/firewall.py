@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...model.config import Stage
 from ...model.machine import Part, Thing
-from ...model.shell import Script, script
+from ...model.shell import script
 from .things import part
 
 
@@ -25,12 +25,3 @@ def ports(stage: Stage, facts: dict[str, str]) -> list[int]:
     """What sshd listens on as the server itself sees it: a forwarded port would mean another one here."""
     ssh = int(facts.get("ssh_port") or 22)
     return list(dict.fromkeys([ssh, 80, 443, *stage.provision.allow]))
-
-
-def proven() -> Script:
-    """A second connection came in: the firewall stays on."""
-    return script(("firewall_proven",))
-
-
-def off() -> Script:
-    return script(("firewall_off",))
