@@ -70,7 +70,7 @@ need_given() { # WANT FULLCHAIN KEY DOMAIN...   nobody but you can make it
 }
 
 look_served() { # NAME FULLCHAIN DOMAIN
-  if served "$2" "$3"; then echo "served"; fi | found "$1"
+  if served "$2" "$3"; then echo "served"; else echo "another, or none"; fi | found "$1"
 }
 
 served() { # FULLCHAIN DOMAIN
