@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
+import signal
 import socket
 import struct
 import termios
@@ -41,24 +42,36 @@ def _application_settings():
     return settings
 
 
-def _loaded_workers():
-    """Counts the calling worker in. A full pipe (65,536 respawns later) no longer matters."""
+def _count_in():
+    """The calling worker. Answers 0 when the pipe is full (65,536 respawns later), which no longer matters."""
     try:
         os.write(_LOADED[1], b".")
     except BlockingIOError:
         return 0
+    return _loaded_workers()
+
+
+def _loaded_workers():
     return struct.unpack("i", fcntl.ioctl(_LOADED[0], termios.FIONREAD, b"\0" * 4))[0]
 
 
-def _say_ready(status):
-    """To systemd, or under supervisord by a file beside the socket."""
+def _say_ready():
+    """In the last worker. systemd hears the main process only, so that one is told; supervisord has a file."""
     if _NOTIFY:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            state = "READY=1\nSTATUS=" + status
-            notifier.sendto(state.encode(), "\0" + _NOTIFY[1:] if _NOTIFY.startswith("@") else _NOTIFY)
+        os.kill(os.getppid(), signal.SIGURG)  # ignored by whoever does not expect it
     if os.environ.get("RELEASE_BIND"):
         with open(os.environ["RELEASE_BIND"] + ".ready", "w") as file:
-            file.write(status)
+            file.write(_status())
+
+
+def _notify(*_):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        state = "READY=1\nSTATUS=" + _status()
+        notifier.sendto(state.encode(), "\0" + _NOTIFY[1:] if _NOTIFY.startswith("@") else _NOTIFY)
+
+
+def _status():
+    return "%d workers loaded" % _loaded_workers()
 
 
 def _naming_the_release(application):
@@ -81,6 +94,8 @@ def _speaks_wsgi(worker):
     return any((kind.__module__, kind.__name__) in _WSGI_WORKERS for kind in type(worker).__mro__)
 
 
+if _NOTIFY:
+    signal.signal(signal.SIGURG, _notify)
 _theirs = _application_settings()
 globals().update({name: value for name, value in _theirs.items() if not name.startswith("_") and name != "bind"})
 _their_post_worker_init = _theirs.get("post_worker_init")
@@ -99,5 +114,5 @@ def post_worker_init(worker):
         _their_post_worker_init(worker)
     if _RELEASE and _speaks_wsgi(worker):
         worker.wsgi = _naming_the_release(worker.wsgi)
-    if _loaded_workers() == worker.cfg.workers:
-        _say_ready("%d workers loaded" % worker.cfg.workers)
+    if _count_in() == worker.cfg.workers:
+        _say_ready()
