@@ -427,7 +427,7 @@ def started(tmp_path: Path, service: dict, **environment: str) -> tuple[list[str
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "python").symlink_to(sys.executable)
-    for name in ("gunicorn", "celery", "daphne"):
+    for name in ("gunicorn", "celery", "daphne", "uvicorn"):
         (programs / name).write_text(SHOW_ARGV)
         (programs / name).chmod(0o755)
     root = build_release(tmp_path, tmp_path / "venv", {"it": service})
@@ -476,6 +476,21 @@ def test_the_schedule_of_beat_outlives_a_release(tmp_path: Path, state: dict[str
     argv, *_ = started(tmp_path, {"kind": "beat", "command": ["celery", "-A", "worker", "beat"]}, **state)
     schedule = folder.replace("SHARED", f"{tmp_path}/shared") + "/celerybeat-schedule"
     assert argv == ["-A", "worker", "beat", "--schedule", schedule, "--pidfile="]
+
+
+@pytest.mark.parametrize("bind", ["", "SOCKET"])
+@pytest.mark.parametrize("command", [["uvicorn"], ["python", "-m", "uvicorn"]])
+def test_uvicorn_gets_the_socket_of_its_release(
+    tmp_path: Path,
+    short_folder: Path,  # noqa: F811
+    command: list[str],
+    bind: str,
+) -> None:
+    socket = bind and f"{short_folder}/s"
+    argv, *_ = started(tmp_path, {"kind": "web", "command": [*command, "shop.asgi:application"], "bind": socket})
+    where = ["--uds", socket, "--timeout-keep-alive", "0"] if bind else ["--fd", "3"]
+    assert argv == ["shop.asgi:application", "--header", f"X-Release:{RELEASE}", *where]
+    assert [path.name for path in short_folder.iterdir()] == (["s.ready"] if bind else [])
 
 
 def test_a_program_that_cannot_announce_itself_is_announced(tmp_path: Path, short_folder: Path) -> None:  # noqa: F811

@@ -409,6 +409,12 @@ def gunicorn_command(words: List[str], bind: str, values: Dict[str, str]) -> Lis
     return [words[0], "-c", os.path.join(HERE, "gunicorn_conf.py"), *rest]
 
 
+def uvicorn_command(words: List[str], bind: str, release: str) -> List[str]:
+    """The socket is systemd's first descriptor; no connection is kept for the byte relay that is before a path."""
+    where = ["--uds", bind, "--timeout-keep-alive", "0"] if bind else ["--fd", "3"]
+    return [*words, "--header", "X-Release:" + release, *where]
+
+
 def worker_command(words: List[str], name: str, services: dict, path: str) -> List[str]:
     """celery_ready.py runs Celery itself: with .release on PYTHONPATH our `project` would hide an application's own."""
     if not takes(words, "-n", "--hostname"):
@@ -432,13 +438,15 @@ def service_command(name: str, services: dict, values: Dict[str, str]) -> Tuple[
     if (
         os.path.basename(words[0]).startswith("python")
         and words[1:2] == ["-m"]
-        and words[2:3] in (["gunicorn"], ["celery"])
+        and words[2:3] in (["gunicorn"], ["celery"], ["uvicorn"])
     ):
         words = words[2:]
     program, path = os.path.basename(words[0]), values["PATH"]
     if program == "gunicorn":
         return resolved(gunicorn_command(words, bind if service["kind"] == "web" else "", values), path), True
-    if service["kind"] == "web" and bind:
+    if service["kind"] == "web" and program == "uvicorn":
+        words = uvicorn_command(words, bind, services["release"])
+    elif service["kind"] == "web" and bind:
         words += ["--bind", "unix:" + bind]
     if program == "celery" and celery_verb(words) == "worker":
         return worker_command(words, name, services, path), True
@@ -447,8 +455,16 @@ def service_command(name: str, services: dict, values: Dict[str, str]) -> Tuple[
     return resolved(words, path), False
 
 
+def announce(address: str, bind: str) -> None:
+    """What cannot say so itself is ready when it is started: to systemd, or by a file beside the socket."""
+    if address:
+        notify(address, "READY=1\nSTATUS=started")
+    if bind:
+        with open(bind + ".ready", "w", encoding="ascii") as file:
+            file.write("started")
+
+
 def notify(address: str, state: str) -> None:
-    """Tells the service manager; a program that cannot announce itself counts as ready when it is started."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
         notifier.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
@@ -487,8 +503,8 @@ def run(services: dict, process: Dict[str, str], name: str) -> NoReturn:
         )
     argv, announces = service_command(name, services, values)
     enter(services, values)
-    if not announces and values.get("NOTIFY_SOCKET"):
-        notify(values["NOTIFY_SOCKET"], "READY=1\nSTATUS=started")
+    if not announces:
+        announce(values.get("NOTIFY_SOCKET", ""), services["services"][name].get("bind", ""))
     become(argv, values)
 
 
