@@ -14,6 +14,7 @@ from . import env as _env
 from . import inside as _inside
 from . import project as _project
 from . import provision as _provision
+from . import recover as _recover
 from . import show as _show
 from ._fleet import take_over
 
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 
 def _namespace() -> invoke.Collection:
     tree = invoke.Collection()
-    for module in (_deploy, _backup, _show, _check, _inside, _provision, _project):
+    for module in (_deploy, _backup, _show, _check, _inside, _provision, _recover, _project):
         for name in module.TASKS:
             tree.add_task(getattr(module, name))
     variables = invoke.Collection("env")

@@ -38,6 +38,9 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
         tell(Note(f"{said['name']}: {said['rows']:,} rows, {said['bytes']:,} bytes, read whole"))
         for old in said["dropped"]:
             tell(Note(f"{old} removed: not kept by [backup] daily, weekly or monthly"))
+        if here.backup.repository:
+            _say(at, saving.send_away())
+            tell(Note(f"and sent to {here.backup.repository}, with media and configuration"))
 
 
 @task()

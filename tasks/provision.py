@@ -11,6 +11,7 @@ from dataclasses import replace
 import invoke
 
 from . import _adoption
+from ._offsite import made_key, opened
 from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, talk
 from ._task import task
@@ -51,11 +52,13 @@ def provision(
     if adopt and check:
         raise UsageError("--adopt and --check exclude each other", "fab provision --adopt --dry-run")
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True) as at:
-        facts = _identified(at)
+        facts = identified(at)
         flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
             at.lock("provision", wait)
-        seeds = _seeds(at)
+        if not check and not dry_run and (made := made_key(here)):
+            tell(Note(f"{made} is the key of what is sent away: keep a copy where no server is", warning=True))
+        seeds = replace(_seeds(at), offsite=opened(here))
 
         def parts_with(seeds: stores.Seeds) -> provisioning.Parts:
             return {host: machine.parts(here, here.host(host), facts[host], seeds) for host in at.sessions}
@@ -75,13 +78,23 @@ def provision(
             code = _adoption.adopt(at, flat, wanted, found[host], yes=yes, dry_run=dry_run, json=json)
             if code or dry_run:
                 return code
-            seeds = _seeds(at)
+            seeds = replace(_seeds(at), offsite=opened(here))
             parts = parts_with(seeds)
             plan = provisioning.plan(here, parts, _look(at, parts))
         return _perform(at, plan, parts_with(replace(seeds, fresh=False)))
 
 
-def _identified(at: Scene) -> dict[str, dict[str, str]]:
+def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
+    """Makes whatever differs, with these secrets; asks nothing."""
+
+    def parts_with(seeds: stores.Seeds) -> provisioning.Parts:
+        return {host: machine.parts(at.stage, at.stage.host(host), facts[host], seeds) for host in at.sessions}
+
+    parts = parts_with(seeds)
+    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), parts_with(replace(seeds, fresh=False)))
+
+
+def identified(at: Scene) -> dict[str, dict[str, str]]:
     """PreflightError for a machine this is not made for; every one is named."""
     facts = {host: must(result, host).facts() for host, result in _ask_all(at, machine.identify()).items()}
     problems = []

@@ -28,6 +28,11 @@ def test_a_week_of_days_a_month_of_weeks_half_a_year() -> None:
     assert sum(why.startswith("monthly") for why in kept.values()) == 5
 
 
+def test_one_taken_before_a_risky_hour_is_gone_after_it() -> None:
+    """By hand, twice within a day: both stay."""
+    assert len(decide(names(0, 0.02, 0.1, 0.9, 1.1), [], daily=1, weekly=0, monthly=0)) == 4
+
+
 def test_gaps_do_not_cost_a_backup() -> None:
     """A server that was off for a month still has the seven newest days on which there was one."""
     kept = decide(names(40, 41, 42, 43, 44, 45, 46, 47), [], daily=7, weekly=0, monthly=0)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from .moment import Moment
-from .typed import STRICT, Count, Match, Positive
+from .typed import STRICT, Count, Line, Match, Positive, Variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,15 @@ class Backup:
     """Weeks to keep one of."""
     monthly: Count = 6
     """Months to keep one of."""
+
+    repository: Line = ""
+    """restic repository away from the server: "sftp:backup@203.0.113.9:/srv/pos", "s3:https://...", a mounted folder.
+    What a new server needs goes there, encrypted, after each backup. Empty: backups stay on the server."""
+    key: Line = ""
+    """File on *your* machine with the repository's password; `fab provision` makes it once. Keep a copy of it where no
+    server is. Empty: ~/.config/fab-releases/APPLICATION.key."""
+    variables: tuple[Variable, ...] = ()
+    """Variables of *your* environment that the repository asks for: ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]."""
 
     @property
     def keep(self) -> dict[str, int]:

@@ -22,6 +22,10 @@ def arguments(stage: Stage) -> str:
     return json.dumps({"directory": str(stage.layout.deploy_to / "backups" / "database"), "keep": stage.backup.keep})
 
 
+def send_away() -> Script:
+    return script(("send_away",))
+
+
 def listing() -> Script:
     return script(("list_backups",))
 

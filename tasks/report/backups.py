@@ -55,6 +55,12 @@ def attention(saved: Sequence[Saved], facts: Mapping[str, str], now: datetime) -
         found.append(f"the newest backup is {ago(backups[0].taken, now)} old: fab backup")
     if backups and not any(one.proven for one in backups):
         found.append("none was ever restored: fab drill")
+    if facts.get("sent"):
+        away = datetime.fromisoformat(facts["sent"])
+        if (now - away).total_seconds() > 26 * 3600:
+            found.append(f"what is away from this server is of {ago(away, now)}: fab backup")
+    else:
+        found.append("backups are on this server only: set [backup] repository, then fab provision")
     if facts.get("kept"):
         found.append(f"{facts['kept']} is kept by a restore: fab restore-db --undo, or drop it when you are sure")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Callable
 
 
@@ -14,6 +14,9 @@ def decide(names: list, proven: list, daily: int, weekly: int, monthly: int) -> 
         kept[name] = "the newest"
     for name in [one for one in dated if one in proven][:1]:
         kept.setdefault(name, "the newest that was proven")
+    for name in dated:
+        if moment(dated[0]) - moment(name) < timedelta(days=1):
+            kept.setdefault(name, "within a day of the newest")
     rules = (("daily", daily, "%Y-%m-%d"), ("weekly", weekly, "week %G-%V"), ("monthly", monthly, "%Y-%m"))
     for word, count, form in rules:
         for name, period in newest_of_each(dated, lambda name, form=form: f"{moment(name):{form}}")[:count]:

@@ -10,6 +10,13 @@ backup() { # JSON
   project "$RELEASES/$current" backup "$1" || refuse "no backup was taken"
 }
 
+send_away() { # waits for its end
+  systemctl_as_root start "$APPLICATION-offsite.service" || {
+    journalctl --no-pager --quiet --output=cat --lines=15 --unit "$APPLICATION-offsite.service" 2>/dev/null || true
+    die "the backup is on this server only: sending it away failed" "its last lines are above; fab provision sets it up"
+  }
+}
+
 list_backups() {
   local kind folder file
   for kind in backup 'restore point'; do
@@ -21,6 +28,7 @@ list_backups() {
   done
   fact timer "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null || true)"
   fact last_run "$(systemctl show -p Result --value "$APPLICATION-backup.service" 2>/dev/null || true)"
+  fact sent "$(cat "/var/lib/fab-releases/$APPLICATION-offsite-at" 2>/dev/null || true)"
   [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
 }
 

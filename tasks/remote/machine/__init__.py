@@ -25,7 +25,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
             *base.parts(stage, host),
             *stores.parts(stage, host, seeds),
             *web.parts(stage, host),
-            *backups.parts(stage, host),
+            *backups.parts(stage, host, seeds.offsite),
             *ssh.parts(stage),
             *firewall.parts(stage, facts),
         )

@@ -21,6 +21,15 @@ def _made() -> Secret:
 
 
 @dataclass(frozen=True)
+class Offsite:
+    """What opens the repository away from the server."""
+
+    key: Secret = field(default_factory=lambda: Secret(""))
+    variables: Secret = field(default_factory=lambda: Secret(""))
+    """Lines NAME=value."""
+
+
+@dataclass(frozen=True)
 class Seeds:
     """Secrets of a stage: what its environment file says, or made anew where there is none yet.
 
@@ -33,6 +42,7 @@ class Seeds:
     database: Secret = field(default_factory=_made)
     redis: Secret = field(default_factory=_made)
     secret_key: Secret = field(default_factory=_made)
+    offsite: Offsite = field(default_factory=Offsite)
 
     def look(self, *call: Word) -> tuple[Word, ...]:
         return ("look_nothing",) if self.fresh else call

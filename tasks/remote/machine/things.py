@@ -14,7 +14,8 @@ Path = str | PurePosixPath
 
 def packages(*names: str) -> Thing:
     wanted = sorted(set(names))
-    return Thing("packages", ("look_packages", *wanted), "\n".join(wanted), script(("make_packages", *wanted)))
+    name = "packages" if len(wanted) > 1 else f"package {wanted[0]}"
+    return Thing(name, ("look_packages", *wanted), "\n".join(wanted), script(("make_packages", *wanted)))
 
 
 def account(user: str, *groups: str, login: bool) -> Thing:
