@@ -32,7 +32,7 @@ def look(at: Scene, *, wanted: bool) -> Flat | None:
         if wanted:
             raise UsageError("releases.toml names nothing to adopt", "see [provision] adopt")
         return None
-    said = at.together(lambda session: ask(session, flats.look(stage)))
+    said = at.together(lambda session: ask(session, flats.look(stage, stage.host(session.host))))
     found = {
         host: flats.parse((mark.kind, *mark.words) for mark in must(result, host).marks)
         for host, result in said.items()

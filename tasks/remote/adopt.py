@@ -55,12 +55,12 @@ def files_of(stage: Stage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def look(stage: Stage) -> Script:
+def look(stage: Stage, host: Host) -> Script:
     """Answers facts and problems; changes nothing."""
     checkout, units = stage.provision.adopt, stage.provision.adopt_services
     names, here = " ".join(units), place(stage)
     calls: list[Call] = [("look_adoption", checkout, here, *units)]
-    calls += [("look_old_unit", unit) for unit in units]
+    calls += [("look_old_unit", unit, checkout, host.user) for unit in units]
     calls += [("look_old_folder", here, one) for one in stage.shared_dirs]
     calls += [("look_old_file", here, one, checkout) for one in files_of(stage)]
     calls += [

@@ -88,7 +88,7 @@ is_ours() { # UNIT
   systemctl cat "$1" 2>/dev/null | grep -qF "$DEPLOY_TO/current/.release/launch.py"
 }
 
-look_old_unit() { # UNIT CHECKOUT   -> fact "unit NAME": what it runs as and what it is
+look_old_unit() { # UNIT CHECKOUT DEPLOYER   -> fact "unit NAME": what it runs as and what it is
   local runs user kind=web path mended=
   if is_ours "$1"; then
     fact "unit $1" "root ours"
@@ -102,6 +102,9 @@ look_old_unit() { # UNIT CHECKOUT   -> fact "unit NAME": what it runs as and wha
   user=$(systemctl show -p User --value "$1")
   case $runs in *' beat '* | *' -B '* | *' --beat '*) kind=beat ;; *celery* | *worker*) kind=worker ;; esac
   fact "unit $1" "${user:-root} $kind"
+  if [ "$2" = "$DEPLOY_TO" ] && [ "${user:-root}" != root ] && [ "$user" != "$3" ]; then
+    mark problem "$1 runs as $user and could write no longer in $2, which will belong to $3" "name another deploy_to, or let it run as $3"
+  fi
   if [ "$(systemctl show -p ProtectSystem --value "$1")" = strict ]; then
     for path in $(systemctl show -p ReadWritePaths --value "$1"); do
       case $SHARED/ in "${path#-}"/*) mended=yes ;; esac
@@ -205,6 +208,10 @@ look_room() { # PLACE VENV_MINIMUM_MB FOLDER...   a copy of code and packages
 }
 
 # --- copying ---
+
+empty_staging() { # what a run that died while it copied left belongs to root, and the next repair could not remove it
+  rm -rf "${STAGING:?}"/*
+}
 
 adopt_code() { # ID CHECKOUT PLACE VENV USER GROUP SERVED FOLDER...   as it runs, whatever git says
   local id=$1 checkout=$2 place=$3 venv=$4 user=$5 group=$6 served=$7 words=() name dir=$STAGING/$1

@@ -212,6 +212,8 @@ def test_what_cannot_be_adopted_is_half_adopted(flat: tuple[Shop, Snapshot]) -> 
     refused("/var/www/html is not a git checkout")
     configure(shop, ELSEWHERE, **{"pos-celery.service": "celeryd.service", "pos-web.service": "gunicorn.service"})
     refused("there is no unit celeryd.service", "there is no unit gunicorn.service", "pos-web.service runs from")
+    configure(shop, CHECKOUT, **{'user = "deploy"': 'user = "releaser"'})
+    refused("runs as deploy and could write no longer", "will belong to releaser")
     configure(shop, ELSEWHERE, **{"keep_releases = 3": 'minimum_free = "9999GB"'})
     refused("MB are free")
     configure(shop, ELSEWHERE, **{'shared_dirs = ["media"]': "shared_dirs = []"})
