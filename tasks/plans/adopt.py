@@ -62,7 +62,8 @@ def plan(
         Step(
             "repair",
             "Tidy up after earlier runs",
-            script(("empty_staging",)) + deployer(script(("withdraw_undecided", who)) + releases.repair(stage, "", who)),
+            script(("empty_staging",))
+            + deployer(script(("withdraw_undecided", who)) + releases.repair(stage, "", who)),
         ),
         Step(
             "freeze",
