@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,8 @@ from tasks.remote import doctor
 from tasks.remote.doctor import application, machine
 from tasks.remote.doctor.question import Answer, Question
 from tasks.report import findings
+
+from .test_report_docs import agrees
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 HOST = Host(name="web1", address="203.0.113.10")
@@ -88,7 +92,9 @@ def _disk(text: str, minimum: str = "500MB") -> list[tuple[str, str]]:
 
 def test_a_disk_is_judged_by_what_a_deploy_needs_and_by_what_is_left() -> None:
     assert _disk(CLEAN) == [("disk", "ok"), ("inodes", "ok")]
-    assert _disk(CLEAN + "\n" + CLEAN.replace("500000 /", "499999 /")) == [("disk", "ok"), ("inodes", "ok")], "/ is shown once"
+    assert _disk(CLEAN + "\n" + CLEAN.replace("500000 /", "499999 /")) == [("disk", "ok"), ("inodes", "ok")], (
+        "/ is shown once"
+    )
     assert _disk("disk 40000000 2000000 /\ninodes 0 0 /") == [("disk", "look")], "btrfs counts no inodes"
     assert _disk("disk 40000000 2000000 /", "2GB") == [("disk", "bad")]
     assert _disk("disk 4000000000 90000000 /") == [("disk", "ok")], "2 %, and 86 GB"
@@ -355,9 +361,9 @@ def _broken(answer: Answer) -> Iterator[Finding]:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (None, "no answer within 6 s"),
-        (Answer("disk 1", None), "no answer within 6 s"),
-        (Answer("disk 1", 124), "no answer within 6 s"),
+        (None, "no answer within 8 s"),
+        (Answer("disk 1", None), "no answer within 8 s"),
+        (Answer("disk 1", 124), "no answer within 8 s"),
         (Answer("df: command not found", 127), "df: command not found"),
         (Answer("", 1), "exit status 1"),
         (Answer("", 0), "not understood"),
@@ -479,3 +485,20 @@ def test_programs_get_the_same_findings() -> None:
     assert told["hosts"]["web1"][0] == {"what": "disk", "state": "ok", "value": "20 GB free", "hint": ""}
     assert findings.to_json({"web1": FOUND["web1"]}, "production")["ready"]
     assert findings.to_text({"web1": FOUND["web1"]}, aligned=False).endswith("ready to deploy; 1 thing to look at\n")
+
+
+def test_what_programs_get_is_documented() -> None:
+    told = findings.to_json(FOUND, "production")
+    agrees(told, "`fab check --json`")
+    for one in told["hosts"]["web1"]:
+        agrees(one, "A finding")
+
+
+def test_every_thing_that_is_asked_has_a_row_in_its_page() -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/find-out-what-is-wrong.md").read_text()
+    rows = {
+        name for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)
+    }
+    served = replace(STAGE, tls=Tls(certificate="certbot"))
+    asked = {one.what for one in doctor.questions(served, HOST, "main", NOW)}
+    assert asked <= rows, asked - rows

@@ -66,11 +66,14 @@ ask_units() { # PATH...
     elif [ ! -r "$path" ]; then printf 'closed %s\n' "$path"
     else printf 'sum %s %s\n' "$(sha256sum <"$path" | cut -c 1-64)" "$path"; fi
   done
-  systemctl show -p Id,NeedDaemonReload "$APPLICATION*" 2>/dev/null | awk -F = '$1 == "Id" {id = $2} $0 == "NeedDaemonReload=yes" {print "stale", id}'
+  systemctl show -p Id,NeedDaemonReload "$APPLICATION*" 2>/dev/null | awk -v RS= '/NeedDaemonReload=yes/ {sub(/.*Id=/, ""); sub(/\n.*/, ""); print "stale", $0}'
 }
 
 ask_services() {
-  systemctl show -p Id,NRestarts "$APPLICATION-*.service" 2>/dev/null | awk -F = '$1 == "Id" {id = $2} $1 == "NRestarts" && $2 > 0 {n[id] = $2} END {for (id in n) print "restarts", n[id], id}'
+  systemctl show -p Id,NRestarts "$APPLICATION-*.service" 2>/dev/null | awk -v RS= -F '[=\n]' '{
+    for (i = 1; i < NF; i += 2) {if ($i == "Id") id = $(i + 1); else restarts = $(i + 1)}
+    if (restarts > 0) print "restarts", restarts, id
+  }'
   systemctl list-units --failed --plain --no-legend --full | awk '{print "failed", $1}'
 }
 

@@ -35,7 +35,7 @@ def questions(stage: Stage, host: Host) -> Iterator[Question]:
     if stage.manager == "systemd":
         yield Question("time-sync", ("ask_clock",), read_time_sync)
     if has_releases(host):
-        yield Question("python", ("ask_python", stage.python.version, stage.python.installer), python)
+        yield Question("python", ("ask_python", stage.python.version, stage.python.installer), python, seconds=12)
     if has_releases(host) and stage.manager == "systemd":
         expected, commands = sums(stage, host), sudo_commands(stage, host)
         yield Question("packages", ("ask_packages", *stage.provision.packages), packages)

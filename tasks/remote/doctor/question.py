@@ -51,7 +51,7 @@ class Question:
     call: tuple[Word, ...]
     """A function of templates/doctor and its words."""
     read: Callable[[Answer], Iterator[Finding]]
-    seconds: int = 6
+    seconds: int = 8
     silence: State = "look"
     """What it means when no answer comes in time."""
     remedy: str = "run it again; if it stays, look at the server's load and disk"
