@@ -351,7 +351,7 @@ def test_a_repository_that_cannot_be_read_says_so_in_its_own_words() -> None:
 
 
 def _asked(read: Callable[[Answer], Iterator[Finding]], **more: object) -> Question:
-    return Question("disk", ("ask_disk",), read, **more)  # type: ignore[arg-type]
+    return Question("disk", ("ask_disk",), read, **more)
 
 
 def _broken(answer: Answer) -> Iterator[Finding]:
@@ -435,6 +435,16 @@ def test_what_stands_in_the_way_of_every_plan_is_among_the_findings() -> None:
 def test_a_host_without_releases_is_asked_about_itself_only() -> None:
     asked = [one.what for one in doctor.questions(STAGE, replace(HOST, roles=()), "main", NOW)]
     assert asked == ["disk", "memory", "time-sync", "ports"]
+
+
+def test_users_come_in_where_the_web_hosts_are_unless_something_stands_before_them() -> None:
+    worker, front = Host(name="web2", roles=("worker",)), Host(name="front", roles=("balancer",))
+    served = replace(STAGE, hosts=(HOST, worker), tls=Tls(certificate="certbot"))
+    assert [doctor.doors(served, host) for host in served.hosts] == [(80, 443), ()]
+    balanced = replace(served, hosts=(HOST, worker, front))
+    assert [doctor.doors(balanced, host) for host in balanced.hosts] == [(), (), (80, 443)]
+    asked = [[one.what for one in doctor.questions(balanced, host, "main", NOW)] for host in balanced.hosts]
+    assert ["certificate" in names for names in asked] == [False, False, True]
 
 
 def test_the_sandbox_is_asked_nothing_that_only_servers_have() -> None:

@@ -99,7 +99,7 @@ def clock(sent: float, told: float, heard: float) -> Finding:
 
 def doors(stage: Stage, host: Host) -> tuple[int, ...]:
     """Ports by which users come in, as far as the stage knows."""
-    if "web" not in host.roles:
+    if not application.is_door(stage, host):
         return ()
     return (80, 443) if stage.is_encrypted else (80,)
 

@@ -26,6 +26,8 @@ SOON, NOW = timedelta(days=21), timedelta(days=3)
 
 
 def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Question]:
+    if served := _served(stage, host):
+        yield Question("certificate", ("ask_certificate", *served), lambda answer: read_certificate(answer, stage, now))
     if not has_releases(host):
         return
     if paths := _files(stage):
@@ -34,8 +36,6 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Que
     if stage.services_on(host):
         yield Question("services", ("ask_services",), lambda answer: read_services(answer, stage, host))
     yield from _stores(stage)
-    if served := _served(stage, host):
-        yield Question("certificate", ("ask_certificate", *served), lambda answer: read_certificate(answer, stage, now))
     if stage.manager == "systemd" and stage.backup.enabled and host == stage.primary:
         yield Question("backup", ("ask_backups",), lambda answer: read_backups(answer, now))
     yield Question(
@@ -180,9 +180,16 @@ def _redis(name: str, said: dict[str, Any]) -> Finding:
     return ok("redis", f"Redis {said.get('redis_version', '?')} at {name}, {told or 'nothing'} waits")
 
 
+def is_door(stage: Stage, host: Host) -> bool:
+    """Whether users come in there."""
+    return host in (stage.with_role("balancer") or stage.with_role("web"))
+
+
 def _served(stage: Stage, host: Host) -> tuple[str, str] | None:
     """(address as the server sees it, name in the certificate), where https is spoken at all."""
-    if stage.is_encrypted and "web" in host.roles:
+    if not is_door(stage, host):
+        return None
+    if stage.is_encrypted:
         return "127.0.0.1:443", stage.domain
     front = urlsplit(stage.health.front)
     if front.scheme != "https" or not front.hostname:
