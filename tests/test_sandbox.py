@@ -264,6 +264,19 @@ def test_a_killed_supervisor_is_brought_back(checkout: Checkout) -> None:
     assert len([one for one in checkout.processes() if "relay.py" in command_line(one)]) == 1
 
 
+def test_a_database_file_that_is_in_use_cannot_be_put_back(checkout: Checkout) -> None:
+    """SQLite: what serves is stopped for the swap and started again, forth and back."""
+    database = checkout.folder / ".sandbox/shared/data/db.sqlite3"
+    checkout.fab("backup")
+    before = database.stat().st_ino
+    checkout.fab("restore-db", "--date", "latest", "--yes")
+    assert database.stat().st_ino != before
+    assert checkout.serves(checkout.live())
+    checkout.fab("restore-db", "--undo", "--yes")
+    assert database.stat().st_ino == before
+    assert checkout.serves(checkout.live())
+
+
 def test_another_port_in_the_file_is_taken_up(checkout: Checkout) -> None:
     old, checkout.port = checkout.port, free_port()
     set_port(checkout)

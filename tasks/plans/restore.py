@@ -17,6 +17,9 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
     else:
         title, said = "Swap back what was kept", backup.swap_back(run, who)
     steps = [Step("restore", title, said, undo, lasting=True)]
+    if stage.database.engine == "sqlite":  # a file that somebody has open cannot be replaced
+        stop, start = script(("stop_all",)), script(("start_all",))
+        steps = [Step("stop", "Stop what uses it", stop, start), *steps, Step("start", "Start it again", start, stop)]
     if migrate:
         steps.append(Step("migrate", "Migrate it to the live release", script(("migrate_again", current))))
     steps.append(Step("health", "Ask the site", backup.well(run, stage, current)))

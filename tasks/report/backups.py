@@ -47,19 +47,19 @@ def attention(saved: Sequence[Saved], facts: Mapping[str, str], now: datetime) -
     """In words, with what to do."""
     found = []
     backups = [one for one in saved if one.kind == "backup"]
-    if facts.get("timer") != "active":
+    if facts.get("timer", "active") != "active":
         found.append("no timer takes backups on this server: fab provision")
     if facts.get("last_run") not in ("", "success", None):
         found.append(f"the last run of the timer ended with {facts['last_run']}: fab logs --service backup")
     if backups and (now - backups[0].taken).total_seconds() > 26 * 3600:
-        found.append(f"the newest backup is {ago(backups[0].taken, now)} old: fab backup")
+        found.append(f"the newest backup was taken {ago(backups[0].taken, now)}: fab backup")
     if backups and not any(one.proven for one in backups):
         found.append("none was ever restored: fab drill")
     if facts.get("sent"):
         away = datetime.fromisoformat(facts["sent"])
         if (now - away).total_seconds() > 26 * 3600:
             found.append(f"what is away from this server is of {ago(away, now)}: fab backup")
-    else:
+    elif "sent" in facts:
         found.append("backups are on this server only: set [backup] repository, then fab provision")
     if facts.get("kept"):
         found.append(f"{facts['kept']} is kept by a restore: fab restore-db --undo, or drop it when you are sure")

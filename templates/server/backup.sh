@@ -26,9 +26,11 @@ list_backups() {
       [ ! -f "$file" ] || mark saved "$kind" "$(base64 -w 0 "$file")" "$(sed -n 's/.*"at": "\([^"]*\)".*/\1/p' "${file%.json}.drill" 2>/dev/null)"
     done
   done
-  fact timer "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null || true)"
-  fact last_run "$(systemctl show -p Result --value "$APPLICATION-backup.service" 2>/dev/null || true)"
-  fact sent "$(cat "/var/lib/fab-releases/$APPLICATION-offsite-at" 2>/dev/null || true)"
+  if [ "$MANAGER" = systemd ]; then
+    fact timer "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null || true)"
+    fact last_run "$(systemctl show -p Result --value "$APPLICATION-backup.service" 2>/dev/null || true)"
+    fact sent "$(cat "/var/lib/fab-releases/$APPLICATION-offsite-at" 2>/dev/null || true)"
+  fi
   [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
 }
 
