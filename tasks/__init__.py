@@ -8,6 +8,7 @@ from __future__ import annotations
 import invoke
 
 from . import backup as _backup
+from . import balance as _balance
 from . import check as _check
 from . import deploy as _deploy
 from . import env as _env
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 def _namespace() -> invoke.Collection:
     tree = invoke.Collection()
-    for module in (_deploy, _backup, _show, _check, _inside, _provision, _recover, _project):
+    for module in (_deploy, _backup, _show, _check, _inside, _balance, _provision, _recover, _project):
         for name in module.TASKS:
             tree.add_task(getattr(module, name))
     variables = invoke.Collection("env")

@@ -23,14 +23,26 @@ def load_stage(name: str) -> Stage:
     return stage(load(CONFIG), name)
 
 
-def chosen(stage: Stage, context: invoke.Context) -> tuple[Host, ...]:
-    """The hosts -H leaves. UsageError for one that is not of this stage."""
+def chosen(stage: Stage, context: invoke.Context, among: tuple[Host, ...] | None = None) -> tuple[Host, ...]:
+    """The hosts -H leaves of those a task is about (`among`; without: those that are deployed to).
+
+    UsageError for one that is not of this stage, or that the task has nothing to do with.
+    """
+    about = stage.app_hosts if among is None else among
     only: tuple[str, ...] = tuple(context.config.get("only", ()))
-    unknown = [name for name in only if name not in {one for host in stage.hosts for one in (host.name, host.address)}]
-    if unknown:
-        names = ", ".join(host.name for host in stage.hosts)
-        raise UsageError(f"-H {','.join(unknown)}: not a host of stage {stage.name}", f"its hosts are {names}")
-    return tuple(host for host in stage.hosts if not only or host.name in only or host.address in only)
+    for name in only:
+        named = [host for host in stage.hosts if name in (host.name, host.address)]
+        if not named:
+            names = ", ".join(host.name for host in stage.hosts)
+            raise UsageError(
+                f"-H {','.join(only)}: {name} is not a host of stage {stage.name}", f"its hosts are {names}"
+            )
+        if not set(named) & set(about):
+            names = ", ".join(host.name for host in about)
+            raise UsageError(
+                f"-H {name}: no release is ever there ({', '.join(named[0].roles)})", f"this is about {names}"
+            )
+    return tuple(host for host in about if not only or host.name in only or host.address in only)
 
 
 def who() -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .engine.execute import Tell, ask, execute
 from .engine.local import open_local
 from .engine.session import Session, new_nonce
 from .model.config import Host, Stage, seconds
-from .model.errors import FailedError, HostLost, LockedError, PreflightError
+from .model.errors import FailedError, HostLost, LockedError, PreflightError, ReleasesError
 from .model.event import Note, PlanFinished
 from .model.facts import HostFacts
 from .model.plan import Plan
@@ -47,11 +47,19 @@ class Scene:
     sessions: dict[str, Session]
     started: float
     facts: dict[str, HostFacts] = field(default_factory=dict)
+    away: dict[str, ReleasesError] = field(default_factory=dict)
+    """Hosts that could not be reached, where a task can do without."""
 
-    def together(self, do: Any) -> dict[str, Any]:
-        with ThreadPoolExecutor(max_workers=max(1, len(self.sessions))) as pool:
-            futures = {name: pool.submit(do, session) for name, session in self.sessions.items()}
+    def together(self, do: Any, hosts: Iterable[str] | None = None) -> dict[str, Any]:
+        """What `do` says of each session, or of those of `hosts`."""
+        among = {name: self.sessions[name] for name in (self.sessions if hosts is None else hosts)}
+        with ThreadPoolExecutor(max_workers=max(1, len(among))) as pool:
+            futures = {name: pool.submit(do, session) for name, session in among.items()}
             return {name: future.result() for name, future in futures.items()}
+
+    @property
+    def with_releases(self) -> list[str]:
+        return [name for name in self.sessions if self.stage.host(name).has_releases]
 
     def lock(self, what: str, wait: str = "") -> None:
         """On every host, or on none. LockedError names the holder."""
@@ -83,8 +91,8 @@ class Scene:
             must(result, host)
 
     def survey(self, *more: Script, all_hosts: tuple[Script, ...] = ()) -> dict[str, dict[str, str]]:
-        """Fills `facts`. `more` is asked of the first host only, `all_hosts` of each, in the same breath."""
-        first = next(iter(self.sessions), "")
+        """Fills `facts`, of hosts with releases. `more` is asked of the first only, `all_hosts` of each, at once."""
+        first = next(iter(self.with_releases), "")
 
         def look(session: Session) -> tuple[HostFacts, Any]:
             said = survey.survey(self.stage)
@@ -95,7 +103,7 @@ class Scene:
             return survey.parse(session.host, marks), result
 
         extra = {}
-        for host, (facts, result) in self.together(look).items():
+        for host, (facts, result) in self.together(look, self.with_releases).items():
             if not result.ok:
                 message, hint = result.error
                 raise (HostLost if result.lost else PreflightError)(
@@ -138,6 +146,7 @@ class Scene:
         serves = {
             host: "?" if host in ending.lost else ending.facts[host].get("current", self.facts[host].current)
             for host in plan.hosts
+            if host in self.facts
         }
         self.finish(
             PlanFinished(
@@ -146,7 +155,7 @@ class Scene:
                 done if ending.code == 0 else ending.message,
                 time.monotonic() - self.started,
                 ending.hint,
-                {host: before[host] | {"sha": sha} | found for host, found in ending.facts.items()},
+                {host: before[host] | {"sha": sha} | ending.facts[host] for host in serves},
                 serves,
             )
         )
@@ -175,24 +184,44 @@ def _last_lines(log: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def scene(context: invoke.Context, stage: Stage, tell: Tell, *, as_admin: bool = False) -> Iterator[Scene]:
-    """Connects to the chosen hosts, all at once; closes whatever happens.
+def scene(
+    context: invoke.Context,
+    stage: Stage,
+    tell: Tell,
+    *,
+    as_admin: bool = False,
+    among: tuple[Host, ...] | None = None,
+    also: tuple[Host, ...] = (),
+    patient: bool = False,
+) -> Iterator[Scene]:
+    """Connects to the chosen hosts (of `among`; without: those that are deployed to), all at once; closes whatever
+    happens.
 
-    `as_admin`: as root, with the functions that set servers up.
+    `as_admin`: as root, with the functions that set servers up. `also`: whatever -H says. `patient`: one that cannot be
+    reached is noted, unless it is all of them.
     """
     started = time.monotonic()
-    hosts = chosen(stage, context)
+    hosts = (*chosen(stage, context, among), *also)
     identity = next(iter(context.config.get("identity", ())), "")
     opened: dict[str, Session] = {}
+    away: dict[str, ReleasesError] = {}
 
     def connect(host: Host) -> None:
         more = "provision" if as_admin else ""
-        opened[host.name] = open_host(stage, host, identity, as_admin=as_admin, more=more)
+        try:
+            opened[host.name] = open_host(stage, host, identity, as_admin=as_admin, more=more)
+        except HostLost as error:
+            if not patient:
+                raise
+            away[host.name] = error
 
     try:
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(connect, hosts))
-        yield Scene(stage, tell, {host.name: opened[host.name] for host in hosts}, started)
+        if not opened:
+            raise next(iter(away.values()))
+        reached = {host.name: opened[host.name] for host in hosts if host.name in opened}
+        yield Scene(stage, tell, reached, started, away=away)
     finally:
         for session in opened.values():
             session.close()

@@ -59,7 +59,7 @@ def changing(context: invoke.Context, stage: Stage, what: str, wait: str, *, jso
         at.lock(what, wait)
         at.survey()
         at.thawed()
-        others = [host.name for host in stage.hosts if host.name not in at.sessions]
+        others = [host.name for host in stage.app_hosts if host.name not in at.sessions]
         if others:
             tell(Note(f"{', '.join(others)}: not chosen, and left as it is", warning=True))
         yield at

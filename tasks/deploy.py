@@ -20,6 +20,7 @@ from .model.release import Release, Revision, new_id, valid_id, valid_ref
 from .model.shell import Script
 from .plans import deploy as deploying
 from .plans import rollback as rolling_back
+from .plans import rolling
 from .remote import django, operate, sandbox, source
 from .remote import release as releases
 
@@ -38,7 +39,8 @@ def deploy(
     """Put a commit live on every host, or change nothing and say why."""
     here = load_stage(stage)
     wanted = valid_ref(ref or here.branch)
-    with talk(json=json) as tell, scene(context, here, tell) as at:
+    balancers = rolling.balancers(here, batch)
+    with talk(json=json) as tell, scene(context, here, tell, also=balancers) as at:
         if not dry_run:
             at.lock(f"deploy {wanted}", wait)
         if here.manager == "supervisor" and not dry_run:
@@ -53,7 +55,7 @@ def deploy(
         if not force and _already_live(here, at, revision):
             return _nothing_to_do(at, revision, dry_run=dry_run)
         release = _new_release(here, at, revision)
-        plan = deploying.plan(here, at.facts, release, who(), batch)
+        plan = deploying.plan(here, at.facts, release, who(), batch, balancers)
         if dry_run:
             return _show(plan, json=json)
         return at.perform(plan, f"{release.id} is live{_address(here)}", release.sha)
@@ -92,7 +94,8 @@ def rollback(
     here = load_stage(stage)
     if to:
         valid_id(to)
-    with talk(json=json) as tell, scene(context, here, tell) as at:
+    balancers = rolling.balancers(here, batch)
+    with talk(json=json) as tell, scene(context, here, tell, also=balancers) as at:
         if not dry_run:
             at.lock(f"rollback to {to or 'the release before'}", wait)
         at.survey()
@@ -101,7 +104,7 @@ def rollback(
             at.settle(_repair(here))
         id = rolling_back.target(at.facts, to, steps)
         database = _database_question(here, at, id, code_only=code_only, with_db=with_db, yes=yes or dry_run)
-        plan = rolling_back.plan(here, at.facts, id, who(), database, batch)
+        plan = rolling_back.plan(here, at.facts, id, who(), database, batch, balancers)
         if dry_run:
             return _show(plan, json=json)
         return at.perform(plan, f"{id} is live again{_address(here)}")

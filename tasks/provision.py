@@ -51,7 +51,7 @@ def provision(
         raise UsageError(f"stage {here.name} needs no server to be set up", "fab deploy")
     if adopt and check:
         raise UsageError("--adopt and --check exclude each other", "fab provision --adopt --dry-run")
-    with talk(json=json) as tell, scene(context, here, tell, as_admin=True) as at:
+    with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=here.hosts) as at:
         facts = identified(at)
         flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
@@ -81,7 +81,7 @@ def provision(
             seeds = replace(_seeds(at), offsite=opened(here))
             parts = parts_with(seeds)
             plan = provisioning.plan(here, parts, _look(at, parts))
-        return _perform(at, plan, parts_with(replace(seeds, fresh=False)))
+        return _perform(at, plan, parts_with(seeds.in_place))
 
 
 def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
@@ -91,7 +91,7 @@ def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> 
         return {host: machine.parts(at.stage, at.stage.host(host), facts[host], seeds) for host in at.sessions}
 
     parts = parts_with(seeds)
-    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), parts_with(replace(seeds, fresh=False)))
+    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), parts_with(seeds.in_place))
 
 
 def identified(at: Scene) -> dict[str, dict[str, str]]:
@@ -120,14 +120,13 @@ def _ask_all(at: Scene, what):  # type: ignore[no-untyped-def]
 
 
 def _seeds(at: Scene) -> stores.Seeds:
-    """The secrets an existing environment file holds, wherever in the stage there is one."""
-    if not at.stage.environment.file:
-        return stores.seeds_of(None)
+    """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one."""
+    known: dict[str, str] = {}
     for host, result in _ask_all(at, stores.read(at.stage)).items():
         for mark in must(result, host).marks:
-            if mark.kind == "environment":
-                return stores.seeds_of(base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
-    return stores.seeds_of(None)
+            if mark.kind in ("environment", "replication"):
+                known.setdefault(mark.kind, base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
+    return stores.seeds_of(known.get("environment"), known.get("replication", "").strip())
 
 
 def _look(at: Scene, parts: provisioning.Parts) -> Found:

@@ -12,23 +12,38 @@ import invoke
 from ._operator import confirm, load_stage, now, strong, who
 from ._scene import Scene, must, scene, talk
 from ._task import task
-from .engine.execute import Interrupted, together
+from .engine.execute import Interrupted, ask, together
 from .engine.session import Mark
 from .model.event import Note
+from .model.facts import RoleState
 from .model.release import valid_id
 from .model.shell import Script, script
-from .remote import operate, survey
+from .remote import operate, roles, survey
 
 
 @task()
-def status(context: invoke.Context, stage: str = "", json: bool = False) -> None:
-    """What every host serves, what runs, who holds the lock, and what differs."""
+def status(context: invoke.Context, stage: str = "", json: bool = False) -> int:
+    """What every host serves, what runs, who holds the lock, what differs; exit 1 where one does not do its part."""
     from .report import tables
 
-    with _quiet(context, stage) as at:
+    here = load_stage(stage)
+    with talk() as tell, scene(context, here, tell, among=here.hosts, patient=True) as at:
         at.survey()
         facts = tuple(at.facts.values())
-        _print(tables.status_json(facts) if json else tables.status(facts, now(), strong()))
+        beside = tables.Beside(_roles(at), {host: error.message for host, error in at.away.items()})
+        _print(tables.status_json(facts, beside) if json else tables.status(facts, now(), strong(), beside))
+        return 0 if beside.is_well else 1
+
+
+def _roles(at: Scene) -> tuple[RoleState, ...]:
+    """How the hosts do that are there for the database, Redis, or to balance."""
+    asked = {host: look for host in at.sessions if (look := roles.look(at.stage, at.stage.host(host)))}
+    said = at.together(lambda session: ask(session, asked[session.host]), asked)
+    return tuple(
+        state
+        for host, result in said.items()
+        for state in roles.parse(host, [(mark.kind, *mark.words) for mark in must(result, host).marks])
+    )
 
 
 @task(help={"pin": "never tidy away this release", "unpin": "let this release be tidied away again"})

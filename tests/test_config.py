@@ -127,7 +127,8 @@ repository = "."
         "12: stages.production.repository: missing",
         "14: stages.production.hosts[0].port: must be a whole number, not text",
         '14: stages.production.hosts[0].prot: unknown key; did you mean "port"?',
-        '14: stages.production.hosts[0].roles[0]: must be "web", "worker", "beat" or "db"; did you mean "web"?',
+        '14: stages.production.hosts[0].roles[0]: must be "web", "worker", "beat", "db", "postgresql", "redis", '
+        '"replica" or "balancer"; did you mean "web"?',
         "15: stages.production.hosts[1].address: must be a host name or an IP address",
         "15: stages.production.hosts[1].name: missing",
         "15: stages.production.hosts[1].port: must be a port: 1 to 65535",

@@ -25,7 +25,7 @@ LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups",
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    rules = (hosts, keys, machines, folders, address, services, runnable, shared, encryption, adoption)
+    rules = (hosts, roles, keys, machines, folders, address, services, runnable, shared, encryption, adoption)
     return [problem for rule in rules for problem in rule(stage)]
 
 
@@ -67,6 +67,29 @@ def hosts(stage: Stage) -> Iterator[Problem]:
             yield Problem(("hosts", row), 'needs an address, or transport = "local" for this machine')
         if not host.roles:
             yield Problem(("hosts", row, "roles"), "must name at least one role")
+
+
+def roles(stage: Stage) -> Iterator[Problem]:
+    """Roles that stand alone or need one another; who lets others in must know their addresses."""
+    apart = [host for host in stage.hosts if {"postgresql", "redis", "replica", "balancer"} & {*host.roles}]
+    if stage.hosts and not stage.app_hosts:
+        yield Problem(("hosts",), "must list one with the role web, worker, beat or db")
+    for role in ("postgresql", "redis", "balancer"):
+        for host in stage.with_role(role)[1:]:
+            yield Problem(("hosts", stage.hosts.index(host), "roles"), f"another host has the role {role}")
+    if stage.balancers and not stage.with_role("web"):
+        yield Problem(("hosts",), "no host has the role web, and one is to balance between them")
+    if stage.replicas and not stage.has_postgresql:
+        yield Problem(("hosts",), "a replica is of the PostgreSQL of [provision], which is switched off")
+    for row, host in enumerate(stage.hosts):
+        where = ("hosts", row, "roles")
+        if {"web", "balancer"} <= {*host.roles}:
+            yield Problem(where, "web and balancer both want port 80")
+        if "replica" in host.roles and host == stage.database_host:
+            yield Problem(where, "a replica of the database on its own host is none")
+        if apart and not is_number(host.inside):
+            says = "must be an IP address, or internal must: firewall and database let in addresses, not names"
+            yield Problem(("hosts", row, "address"), says)
 
 
 def reached(host: Host) -> tuple[str, int]:
@@ -176,7 +199,7 @@ def shared(stage: Stage) -> Iterator[Problem]:
 
 
 def encryption(stage: Stage) -> Iterator[Problem]:
-    tls, web = stage.tls, stage.with_role("web")
+    tls = stage.tls
     if not stage.is_encrypted or local(stage):
         return
     if not stage.domain:
@@ -196,8 +219,8 @@ def encryption(stage: Stage) -> Iterator[Problem]:
         return
     if not stage.provision.nginx:
         yield Problem(("tls", "certificate"), "certbot proves the domain through nginx: [provision] nginx must be true")
-    if len(web) > 1:
-        says = f'{len(web)} hosts have the role "web", and the authority asks only one of them: take "files"'
+    if len(stage.doors) > 1:
+        says = f'{len(stage.doors)} hosts have the role "web", and the authority asks only one of them: take "files"'
         yield Problem(("tls", "certificate"), says)
 
 

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal
 from .backup import Backup
 from .layout import Layout
 from .server import Provision, Tls
+from .topology import Host as Host
+from .topology import Topology
 from .typed import (
     STRICT,
     Account,
-    Address,
     Count,
     Duration,
     Hook,
@@ -37,32 +38,6 @@ from .typed import (
     Text,
     Variable,
 )
-
-Role = Literal["web", "worker", "beat", "db"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Host:
-    """A server of a stage."""
-
-    __pydantic_config__ = STRICT
-
-    name: Name
-    """What you call it: in output, and after -H."""
-    address: Address = "localhost"
-    """Host name or IP address to connect to."""
-    port: Port = 22
-    """SSH port."""
-    user: Account = "deploy"
-    """Account that releases belong to; it needs no root."""
-    roles: tuple[Role, ...] = ("web", "worker", "beat", "db")
-    """What runs here. Migrations run once, on the first host with the role db."""
-    host_key: str = ""
-    """The server's public key: "ssh-ed25519 AAAA...". Empty: ~/.ssh/known_hosts must know it. Never taken on trust."""
-    transport: Literal["ssh", "local"] = "ssh"
-    """"local" runs everything on this machine."""
-    identity: Line = ""
-    """Private key file; empty: the agent and the usual files of ~/.ssh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +206,7 @@ class Notify:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Topology):
     """Everything that is true of one stage: the top of releases.toml with the stage's own table laid over it."""
 
     __pydantic_config__ = STRICT
@@ -312,21 +287,6 @@ class Stage:
         parent = str(PurePosixPath(self.django.manage).parent)
         return "" if parent == "." else parent
 
-    def host(self, name: str) -> Host:
-        return next(one for one in self.hosts if one.name == name)
-
-    def with_role(self, role: str) -> tuple[Host, ...]:
-        return tuple(one for one in self.hosts if role in one.roles)
-
-    @property
-    def primary(self) -> Host:
-        """Where the revision is resolved and migrations run."""
-        return next(iter(self.with_role("db")), self.hosts[0])
-
-    def stores_on(self, host: Host) -> bool:
-        """Whether PostgreSQL and Redis are on this host, where they are ours to set up."""
-        return host == self.primary
-
     @property
     def names(self) -> tuple[str, ...]:
         """What users may type; the first is the one they end up at. Without a domain: none."""
@@ -335,6 +295,9 @@ class Stage:
     @property
     def is_encrypted(self) -> bool:
         return self.tls.certificate != "none"
+
+    def encrypts_on(self, host: Host) -> bool:
+        return self.is_encrypted and host in self.doors
 
     @property
     def certificate(self) -> str:
@@ -353,6 +316,10 @@ class Stage:
     def has_postgresql(self) -> bool:
         """Whether a PostgreSQL is ours to set up."""
         return self.provision.postgresql and self.database.engine in ("postgresql", "any")
+
+    @property
+    def has_bouncer(self) -> bool:
+        return self.provision.pgbouncer and self.has_postgresql
 
     def services_on(self, host: Host) -> dict[str, Service]:
         return {name: one for name, one in self.services.items() if one.kind in host.roles}

@@ -42,3 +42,14 @@ class HostFacts:
         """A run died between the switch and its record: `current`, and with it every plan, may still change."""
         live = {one.id for one in self.releases if one.state == "live"}
         return live != ({self.current} if self.current else set())
+
+
+@dataclass(frozen=True)
+class RoleState:
+    """How a host does what it is there for, besides releases."""
+
+    host: str
+    role: str
+    state: str
+    """In words, as "follows the database, 0 s behind"."""
+    is_well: bool

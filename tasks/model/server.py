@@ -41,15 +41,18 @@ class Provision:
     packages: tuple[Package, ...] = ()
     """Debian packages your application needs as well, for example ["libpq5", "gettext"]."""
     postgresql: bool = True
-    """PostgreSQL on the first host with the role db, with a role and a database of the application's own."""
+    """PostgreSQL with a role and a database of the application's own: on the host with the role postgresql, or where
+    migrations run."""
+    pgbouncer: bool = False
+    """pgBouncer before PostgreSQL: many connections share few, for the length of a transaction each."""
     redis: bool = True
-    """Redis on the same host, for nobody but the application."""
+    """Redis, for nobody but the application: on the host with the role redis, or where migrations run."""
     environment: bool = True
     """A first environment file with generated secrets, where there is none. One that is there is never touched."""
     nginx: bool = True
     """nginx with a site of the application's own, in place of Debian's default site."""
     firewall: bool = True
-    """UFW: shut but for SSH, 80 and 443."""
+    """UFW: shut but for SSH, 80 and 443 where users come in, and what the stage's own hosts need of one another."""
     allow: tuple[Port, ...] = ()
     """TCP ports to open as well."""
     logs: bool = True

@@ -11,12 +11,23 @@ from ..model.release import Release
 from ..model.shell import Script, script
 from ..remote import build, django, health, services, source
 from ..remote import release as releases
+from . import rolling
 
 Say = Callable[[Host], Script]
 
 
-def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: str, batch: int = 0) -> Plan:
-    """`facts` names the hosts that take part; every one gets the same commit under the same id."""
+def plan(
+    stage: Stage,
+    facts: Mapping[str, HostFacts],
+    release: Release,
+    who: str,
+    batch: int = 0,
+    balancers: tuple[Host, ...] = (),
+) -> Plan:
+    """`facts` names the hosts that take part; every one gets the same commit under the same id.
+
+    `balancers` are told of each batch.
+    """
     hosts = [host for host in stage.hosts if host.name in facts]
 
     def everywhere(name: str, title: str, say: Say, undo: Say | None = None, **more: bool) -> dict[str, Step]:
@@ -115,8 +126,8 @@ def plan(stage: Stage, facts: Mapping[str, HostFacts], release: Release, who: st
     return Plan(
         "deploy",
         stage.name,
-        tuple(host.name for host in hosts),
-        (prepare, start, migrate, check, switch, finish),
+        tuple(host.name for host in (*hosts, *balancers)),
+        (prepare, start, migrate, check, *rolling.drained(stage, switch, balancers), finish),
         release=id,
         note=f"{release.ref} is {release.sha}",
     )

@@ -8,6 +8,7 @@ from ..model.config import Stage
 from ..model.machine import Part, drift
 from ..model.plan import Phase, Plan, Step
 from ..model.shell import Script, joined, script
+from ..remote.machine import ORDER
 
 Parts = Mapping[str, tuple[Part, ...]]
 """Host -> what it should be."""
@@ -19,7 +20,9 @@ def plan(stage: Stage, parts: Parts, found: Mapping[str, Mapping[str, str]]) -> 
     Whole, because packages installed just before bring along what nobody could see beforehand.
     """
     differs = {host: drift(wanted, found[host]) for host, wanted in parts.items()}
-    order = list(dict.fromkeys((part.name, part.title) for wanted in parts.values() for part in wanted))
+    named = list(dict.fromkeys((part.name, part.title) for wanted in parts.values() for part in wanted))
+    first = {name: place for place, name in enumerate(ORDER)}
+    order = sorted(named, key=lambda one: first.get(one[0], len(first)))
     phases = []
     for name, title in order:
         steps = {}

@@ -13,6 +13,7 @@ from ..model.release import rollback_target
 from ..model.shell import Script, script
 from ..remote import django, health, services
 from ..remote import release as releases
+from . import rolling
 
 Database = Literal["code-only", "reverse", "restore"]
 
@@ -58,10 +59,18 @@ def plan(
     who: str,
     database: Database,
     batch: int = 0,
+    balancers: tuple[Host, ...] = (),
 ) -> Plan:
     """`database`: what `fab rollback` decided: leave it, reverse migrations by the newer code first, or restore it."""
     hosts = [host for host in stage.hosts if host.name in facts]
     primary = stage.primary.name
+    switch = Phase(
+        "switch",
+        "Switch",
+        {host.name: _switch(stage, host, facts[host.name].current, id, who, database) for host in hosts},
+        batch=batch or stage.batch,
+        visible=True,
+    )
     phases = (
         Phase(
             "prepare", f"Prepare {id}", {host.name: _prepare(stage, host, facts[host.name], id, who) for host in hosts}
@@ -74,13 +83,7 @@ def plan(
                 for host in hosts
             },
         ),
-        Phase(
-            "switch",
-            "Switch",
-            {host.name: _switch(stage, host, facts[host.name].current, id, who, database) for host in hosts},
-            batch=batch or stage.batch,
-            visible=True,
-        ),
+        *rolling.drained(stage, switch, balancers),
         Phase(
             "finish",
             "Tidy up",
@@ -88,7 +91,7 @@ def plan(
             must=False,
         ),
     )
-    return Plan("rollback", stage.name, tuple(host.name for host in hosts), phases, release=id)
+    return Plan("rollback", stage.name, tuple(host.name for host in (*hosts, *balancers)), phases, release=id)
 
 
 def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tuple[Step, ...]:

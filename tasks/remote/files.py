@@ -29,13 +29,14 @@ def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
     files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
-    files[f"/etc/nginx/sites-available/{stage.application}"] = site(stage, https=stage.is_encrypted)
+    files[f"/etc/nginx/sites-available/{stage.application}"] = site(stage, host, https=stage.encrypts_on(host))
     return files
 
 
-def site(stage: Stage, *, https: bool) -> str:
+def site(stage: Stage, host: Host, *, https: bool) -> str:
     """nginx's; not yet `https` as long as there is no certificate."""
-    return render("nginx/site.conf", stage, https=https, webroot=WEBROOT)
+    template = "nginx/balancer.conf" if "balancer" in host.roles else "nginx/site.conf"
+    return render(template, stage, https=https, webroot=WEBROOT, encrypted=stage.encrypts_on(host))
 
 
 def units(stage: Stage, host: Host) -> dict[str, str]:

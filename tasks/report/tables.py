@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ..model.facts import HostFacts
+from ..model.facts import HostFacts, RoleState
 from ..model.release import JournalEntry, Release
 from .merge import by_value, gathered, in_order, only
 from .words import ago, bold, clean, columns, moment, size
@@ -44,20 +44,40 @@ def releases_json(facts: Sequence[HostFacts]) -> dict[str, Any]:
     }
 
 
-def status(facts: Sequence[HostFacts], now: datetime, strong: bool = False) -> str:
+@dataclass(frozen=True)
+class Beside:
+    """What a stage has besides hosts that serve, and hosts that did not answer (with the reason)."""
+
+    roles: Sequence[RoleState] = ()
+    away: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_well(self) -> bool:
+        return not self.away and all(one.is_well for one in self.roles)
+
+
+def status(facts: Sequence[HostFacts], now: datetime, strong: bool = False, beside: Beside = Beside()) -> str:
     """What every host serves, its services, and below what somebody should look at."""
     header = ("host", "serves", "live since", "ref", "by", "disk free")
     blocks = [columns(header, [_status_row(one, now) for one in facts], strong)]
     if services := list(_service_rows(facts)):
         blocks.append(columns(("service", "release", "state", "hosts"), services, strong))
+    if beside.roles:
+        roles = [(one.host, one.role, clean(one.state)) for one in beside.roles]
+        blocks.append(columns(("host", "role", "state"), roles, strong))
     if warm := list(_warm(facts)):
         blocks.append(warm)
-    if attention := [*_differences(facts), *_attention(facts)]:
+    if attention := [*_missing(beside), *_differences(facts), *_attention(facts)]:
         blocks.append([bold("look at", strong), *(f"  {line}" for line in attention)])
     return _page(*blocks)
 
 
-def status_json(facts: Sequence[HostFacts]) -> dict[str, Any]:
+def _missing(beside: Beside) -> Iterator[str]:
+    yield from (f"{clean(reason)}" for reason in beside.away.values())
+    yield from (f"{one.host}: {one.role}: {clean(one.state)}" for one in beside.roles if not one.is_well)
+
+
+def status_json(facts: Sequence[HostFacts], beside: Beside = Beside()) -> dict[str, Any]:
     """Everything the survey saw, per host, but the journal (`history_json`) and old releases (`releases_json`)."""
     hosts = {}
     for one in facts:
@@ -67,7 +87,12 @@ def status_json(facts: Sequence[HostFacts]) -> dict[str, Any]:
         seen["live"] = asdict(one.live) if one.live else None
         seen["problems"] = [{"problem": problem, "hint": hint} for problem, hint in one.problems]
         hosts[one.host] = seen
-    return {"hosts": hosts, "differ": len({one.current for one in facts}) > 1}
+    return {
+        "hosts": hosts,
+        "differ": len({one.current for one in facts}) > 1,
+        "roles": [asdict(one) for one in beside.roles],
+        "unreachable": dict(beside.away),
+    }
 
 
 def history(facts: Sequence[HostFacts], now: datetime, limit: int = 20, strong: bool = False) -> str:

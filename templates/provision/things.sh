@@ -203,6 +203,11 @@ restart() { # UNIT
   systemctl restart "$1" && running "$1"
 }
 
+restart_anew() { # UNIT   what says how it is started may have changed, too
+  systemctl daemon-reload
+  restart "$1"
+}
+
 look_enabled() { # NAME UNIT
   { systemctl is-enabled "$2" 2>/dev/null || true; } | found "$1"
 }

@@ -68,6 +68,17 @@ def load_project() -> None:
     import django
 
     django.setup()
+    past_the_pool()
+
+
+def past_the_pool() -> None:
+    """To PostgreSQL itself, not to a pgBouncer before it: locks, limits and dumps need a session that stays theirs."""
+    port = os.environ.get("DATABASE_DIRECT_PORT")
+    if port:
+        from django.db import connection
+
+        if connection.vendor == "postgresql":
+            connection.settings_dict["PORT"] = port
 
 
 def settings_module_of_manage() -> str:

@@ -11,6 +11,12 @@ from .stores import Seeds
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
 """`ID VERSION_ID` of /etc/os-release -> suite: what has been seen working from a bare server to a live release."""
 
+ORDER = (
+    *("packages", "accounts", "folders", "journal", "logrotate", "upgrades", "fail2ban"),
+    *("postgresql", "pgbouncer", "replica", "redis", "environment"),
+)
+"""Parts that hosts need of one another come first, in this order; the others as each host has them."""
+
 
 def identify() -> Script:
     """Answers facts: os, init, ssh_port, as_root."""
@@ -23,11 +29,11 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
         part
         for part in (
             *base.parts(stage, host),
-            *stores.parts(stage, host, seeds),
+            *stores.parts(stage, host, facts, seeds),
             *web.parts(stage, host),
             *backups.parts(stage, host, seeds.offsite),
             *ssh.parts(stage),
-            *firewall.parts(stage, facts),
+            *firewall.parts(stage, host, facts),
         )
         if part.things
     )

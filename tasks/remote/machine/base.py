@@ -11,7 +11,8 @@ from ...model.shell import script
 from .. import files
 from .things import account, file, folder, keys, owner, packages, part
 
-ALWAYS = ("ca-certificates", "curl", "git", "python3", "python3-venv", "iproute2", "procps", "sudo")
+ALWAYS = ("ca-certificates", "curl", "iproute2", "procps", "sudo")
+RELEASES = ("git", "python3", "python3-venv")
 
 
 def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
@@ -19,7 +20,7 @@ def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
         part("packages", "Install packages", packages(*wanted(stage, host))),
         part("accounts", "Make accounts", *_accounts(stage, host)),
         part("folders", "Make folders", *_folders(stage, host)),
-        *_logs(stage),
+        *_logs(stage, host),
         *_guards(stage),
     )
 
@@ -28,20 +29,22 @@ def wanted(stage: Stage, host: Host) -> Iterator[str]:
     """Names of Debian packages."""
     asked = stage.provision
     yield from ALWAYS
-    yield from asked.packages
-    if stage.python.version:
-        yield from (f"python{stage.python.version}", f"python{stage.python.version}-venv")
-    if asked.nginx and "web" in host.roles:
-        yield "nginx"
-        if stage.tls.certificate == "certbot":
-            yield "certbot"
-    if stage.stores_on(host):
-        yield from (
-            name for name, here in (("postgresql", stage.has_postgresql), ("redis-server", asked.redis)) if here
-        )
+    if host.has_releases:
+        yield from (*RELEASES, *asked.packages)
+        if stage.python.version:
+            yield from (f"python{stage.python.version}", f"python{stage.python.version}-venv")
+    nginx = asked.nginx and ("web" in host.roles or host in stage.balancers)
+    database = stage.has_postgresql and (host == stage.database_host or host in stage.replicas)
     yield from (
         name
         for name, here in (
+            ("nginx", nginx),
+            ("certbot", nginx and host in stage.doors and stage.tls.certificate == "certbot"),
+            ("postgresql", database),
+            # What dumps the database before a migration is not where it is.
+            ("postgresql-client", stage.has_postgresql and host.has_releases and not database),
+            ("pgbouncer", stage.has_bouncer and host == stage.database_host),
+            ("redis-server", asked.redis and host == stage.redis_host),
             ("ufw", asked.firewall),
             ("logrotate", asked.logs),
             ("unattended-upgrades", asked.upgrades),
@@ -54,6 +57,11 @@ def wanted(stage: Stage, host: Host) -> Iterator[str]:
 
 def _accounts(stage: Stage, host: Host) -> tuple[Thing, ...]:
     """Web files are read by nginx through www-data; journals by their group."""
+    if not host.has_releases:
+        return (
+            account(host.user, "systemd-journal", login=True),
+            keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
+        )
     return (
         account(stage.app_user, "www-data", login=False),
         account(host.user, stage.app_user, "www-data", "systemd-journal", login=True),
@@ -74,7 +82,14 @@ def _git(stage: Stage, host: Host) -> Iterator[Thing]:
 
 
 def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
+    """A host without releases has the place of the lock."""
     layout, deploy, app = stage.layout, host.user, stage.app_user
+    if not host.has_releases:
+        return (
+            folder(layout.deploy_to, deploy, deploy, "755"),
+            folder(layout.private, deploy, deploy, "755"),
+            owner(layout.private / "lock", deploy, deploy, "644"),
+        )
     own = (
         folder(layout.deploy_to, deploy, app, "755"),
         folder(layout.shared, deploy, app, "755"),
@@ -94,17 +109,15 @@ def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
     )
 
 
-def _logs(stage: Stage) -> tuple[Part, ...]:
+def _logs(stage: Stage, host: Host) -> tuple[Part, ...]:
     if not stage.provision.logs:
         return ()
-    journal = file("/etc/systemd/journald.conf.d/50-fab-releases.conf", files.render("journald.conf", stage))
-    rotated = file(f"/etc/logrotate.d/{stage.application}", files.render("logrotate", stage))
-    return (
-        part("journal", "Limit the journal", journal, use=("restart", "systemd-journald.service")),
-        part(
-            "logrotate", "Rotate logs", rotated, check=("logrotate", "--debug", f"/etc/logrotate.d/{stage.application}")
-        ),
-    )
+    path = f"/etc/logrotate.d/{stage.application}"
+    limits = file("/etc/systemd/journald.conf.d/50-fab-releases.conf", files.render("journald.conf", stage))
+    journal = part("journal", "Limit the journal", limits, use=("restart", "systemd-journald.service"))
+    rotated = file(path, files.render("logrotate", stage))
+    rotation = part("logrotate", "Rotate logs", rotated, check=("logrotate", "--debug", path))
+    return (journal, rotation) if host.has_releases else (journal,)
 
 
 def _guards(stage: Stage) -> Iterator[Part]:

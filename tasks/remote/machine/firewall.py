@@ -1,17 +1,21 @@
-"""UFW: which ports are open; the way we came in is always one of them."""
+"""UFW: which ports are open and to whom; the way we came in is always one of them."""
 
 from __future__ import annotations
 
-from ...model.config import Stage
+import ipaddress
+from collections.abc import Iterable
+
+from ...model.config import Host, Stage
+from ...model.errors import UsageError
 from ...model.machine import Part, Thing
 from ...model.shell import script
 from .things import part
 
 
-def parts(stage: Stage, facts: dict[str, str]) -> tuple[Part, ...]:
+def parts(stage: Stage, host: Host, facts: dict[str, str]) -> tuple[Part, ...]:
     if not stage.provision.firewall:
         return ()
-    rules = [f"allow {port}/tcp" for port in ports(stage, facts)]
+    rules = [f"allow {port}/tcp" for port in ports(stage, host, facts)]
     thing = Thing(
         "firewall",
         ("look_firewall", *rules),
@@ -21,7 +25,28 @@ def parts(stage: Stage, facts: dict[str, str]) -> tuple[Part, ...]:
     return (part("firewall", "Shut what is not allowed", thing),)
 
 
-def ports(stage: Stage, facts: dict[str, str]) -> list[int]:
+def ports(stage: Stage, host: Host, facts: dict[str, str]) -> list[int]:
     """What sshd listens on as the server itself sees it: a forwarded port would mean another one here."""
     ssh = int(facts.get("ssh_port") or 22)
-    return list(dict.fromkeys([ssh, 80, 443, *stage.provision.allow]))
+    users = (80, 443) if host in stage.doors else ()
+    return list(dict.fromkeys([ssh, *users, *stage.provision.allow]))
+
+
+def lets_in(stage: Stage, hosts: Iterable[Host], port: int) -> tuple[Thing, ...]:
+    """These hosts, and nobody else because of it. It can shut nobody out: it needs no proof as the rest does."""
+    rules = [f"allow from {address(host)} to any port {port} proto tcp" for host in hosts]
+    if not rules or not stage.provision.firewall:
+        return ()
+    made = script(("make_rules", *rules))
+    return (Thing(f"way in to port {port}", ("look_rules", *rules), "\n".join(rules), made),)
+
+
+def address(host: Host) -> str:
+    """UsageError for a name: what a name leads to may change behind a firewall's back."""
+    try:
+        return str(ipaddress.ip_address(host.inside))
+    except ValueError:
+        raise UsageError(
+            f"{host.name} is known by a name ({host.inside}), and others let in addresses",
+            f"in releases.toml, give {host.name} an internal address",
+        ) from None

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, Word, script
 from .. import files
+from . import bouncer, firewall, postgres, replica
 from .things import file, last_line, part, unit
 
 REDIS_CONF = "/etc/redis/fab-releases.conf"
+AFTER_NETWORK = """\
+# It binds to an address that must be there. Written by fab-releases.
+[Unit]
+After=network-online.target
+Wants=network-online.target
+"""
 
 
 def _made() -> Secret:
@@ -43,19 +50,35 @@ class Seeds:
     redis: Secret = field(default_factory=_made)
     secret_key: Secret = field(default_factory=_made)
     offsite: Offsite = field(default_factory=Offsite)
+    replication: Secret = field(default_factory=_made)
+    replicates: bool = False
+    """`replication` is what a copy knows; made anew, the database must learn it as well."""
+
+    @property
+    def in_place(self) -> Seeds:
+        """When everything has been made with them."""
+        return replace(self, fresh=False, replicates=True)
 
     def look(self, *call: Word) -> tuple[Word, ...]:
         return ("look_nothing",) if self.fresh else call
 
 
-def seeds_of(text: str | None) -> Seeds:
-    """What an existing environment file says; its passwords are the ones the servers must know."""
-    if text is None:
-        return Seeds()
-    passwords = dict(_passwords(text))
+def seeds_of(text: str | None, replication: str = "") -> Seeds:
+    """What an existing environment file says, and what a copy of the database knows (""  where there is none): the
+    servers must know the same.
+    """
     made = Seeds()
-    return Seeds(
-        Secret(text), False, passwords.get("DATABASE_URL", made.database), passwords.get("REDIS_URL", made.redis)
+    if replication:
+        made = replace(made, replication=Secret(replication), replicates=True)
+    if text is None:
+        return made
+    passwords = dict(_passwords(text))
+    return replace(
+        made,
+        environment=Secret(text),
+        fresh=False,
+        database=passwords.get("DATABASE_URL", made.database),
+        redis=passwords.get("REDIS_URL", made.redis),
     )
 
 
@@ -72,18 +95,20 @@ def _passwords(text: str) -> Mapping[str, Secret]:
     return found
 
 
-def parts(stage: Stage, host: Host, seeds: Seeds) -> tuple[Part, ...]:
+def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     found: tuple[Part, ...] = ()
-    if stage.stores_on(host) and stage.has_postgresql:
-        found += (_postgresql(stage, seeds),)
-    if stage.stores_on(host) and stage.provision.redis:
-        found += (_redis(stage, seeds),)
-    if stage.provision.environment and stage.environment.file and stage.environment.format != "none":
+    if host == stage.database_host and stage.has_postgresql:
+        found += (_postgresql(stage, host, postgres.version(facts), seeds), *bouncer.parts(stage, host))
+    found += replica.parts(stage, host, facts, seeds.replication)
+    if host == stage.redis_host and stage.provision.redis:
+        found += (_redis(stage, host, seeds),)
+    environment = stage.environment
+    if host.has_releases and stage.provision.environment and environment.file and environment.format != "none":
         found += (part("environment", "Write the first environment file", _environment(stage, host, seeds)),)
     return found
 
 
-def _postgresql(stage: Stage, seeds: Seeds) -> Part:
+def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
     """The role may create databases, which restores beside the live one need; nothing else."""
     name = stage.application
     role = Thing(
@@ -93,25 +118,44 @@ def _postgresql(stage: Stage, seeds: Seeds) -> Part:
         script(("make_role", name, seeds.database)),
     )
     database = Thing("database", ("look_database", name), f"owner {name}, UTF8", script(("make_database", name, name)))
-    return part("postgresql", "Set up PostgreSQL", unit("postgresql.service"), role, database)
+    copies = replica.of_primary(stage, seeds.replication, known=seeds.replicates)
+    reached = postgres.reached(stage, host, version)
+    own = (*postgres.cluster(version), role, database)
+    if not reached and "postgresql" not in host.roles:
+        return part("postgresql", "Set up PostgreSQL", *own)
+    users = dict.fromkeys(one.user for one in (host, *stage.replicas))
+    watchers = [Thing(f"role of {one}", ("look_watcher", one), "login", script(("make_watcher", one))) for one in users]
+    return part(
+        "postgresql",
+        "Set up PostgreSQL",
+        *(*own, *watchers, *copies, *reached),
+        check=postgres.CHECK,
+        use=postgres.use(version),
+    )
 
 
-def _redis(stage: Stage, seeds: Seeds) -> Part:
+def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
+    """It listens where the hosts of the stage find it and nowhere else; its only user has a password."""
     rules = "~* &* +@all -@admin -@dangerous +info"
+    strangers = stage.strangers_to(host)
     user = Thing(
         "Redis user",
         seeds.look("look_redis_user", stage.application),
         f"user default off\nuser {stage.application} on * {rules}",
         script(("make_redis_user", stage.application, seeds.redis)),
     )
+    conf = files.render("redis.conf", stage, address=firewall.address(host) if strangers else "")
+    late = file("/etc/systemd/system/redis-server.service.d/fab-releases.conf", AFTER_NETWORK)
     return part(
         "redis",
         "Set up Redis",
+        *((late,) if strangers else ()),
         unit("redis-server.service"),
         user,
-        file(REDIS_CONF, files.render("redis.conf", stage), "640", "root", "redis"),
+        file(REDIS_CONF, conf, "640", "root", "redis"),
         last_line("/etc/redis/redis.conf", f"include {REDIS_CONF}"),
-        use=("restart", "redis-server.service"),
+        *firewall.lets_in(stage, strangers, 6379),
+        use=("restart_anew", "redis-server.service"),
     )
 
 
@@ -128,11 +172,11 @@ def _environment(stage: Stage, host: Host, seeds: Seeds) -> Thing:
 
 def first_environment(stage: Stage, seeds: Seeds) -> str:
     """As templates/environment.j2 has it, with the secrets in place."""
-    where = "127.0.0.1" if len(stage.hosts) == 1 else stage.primary.address
     return files.render(
         "environment",
         stage,
-        where=where,
+        database_at=f"{stage.place_of(stage.database_host)}:{bouncer.PORT if stage.has_bouncer else 5432}",
+        redis_at=stage.place_of(stage.redis_host),
         database=seeds.database.value,
         redis=seeds.redis.value,
         secret_key=seeds.secret_key.value,
@@ -140,4 +184,6 @@ def first_environment(stage: Stage, seeds: Seeds) -> str:
 
 
 def read(stage: Stage) -> Script:
-    return script(("read_environment", stage.layout.shared / stage.environment.file))
+    """What some host of the stage knows already."""
+    path = stage.layout.shared / stage.environment.file if stage.environment.file else ""
+    return script(("read_environment", path)) + replica.read()

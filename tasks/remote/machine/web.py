@@ -6,15 +6,16 @@ from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import script
 from .. import files
-from . import certificate
+from . import balancer, certificate, firewall
 from .things import absent, file, link, part, unit
 
 UNKNOWN = "/etc/nginx/conf.d/fab-releases-unknown"
 
 
 def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
-    found = (_units(stage, host), _sudo(stage))
-    return (*found, *_nginx(stage)) if stage.provision.nginx and "web" in host.roles else found
+    found = (_units(stage, host), _sudo(stage)) if host.has_releases else ()
+    brings_users = "web" in host.roles or host in stage.balancers
+    return (*found, *_nginx(stage, host)) if stage.provision.nginx and brings_users else found
 
 
 def _units(stage: Stage, host: Host) -> Part:
@@ -31,15 +32,18 @@ def _sudo(stage: Stage) -> Part:
     return part("sudo", "Allow what a deploy needs", file(path, text, "440"), check=("visudo", "-cqf", path))
 
 
-def _nginx(stage: Stage) -> tuple[Part, ...]:
+def _nginx(stage: Stage, host: Host) -> tuple[Part, ...]:
     """http first: the authority that gives a certificate comes in there. https when there is one."""
     path = f"/etc/nginx/sites-available/{stage.application}"
-    plain = files.site(stage, https=False)
+    plain = files.site(stage, host, https=False)
+    encrypts = stage.encrypts_on(host)
+    before = balancer.things(stage, host) if host in stage.balancers else firewall.lets_in(stage, stage.balancers, 80)
     nginx = part(
         "nginx",
         "Set up nginx",
         file("/etc/nginx/nginx.conf", files.render("nginx/nginx.conf", stage)),
-        certificate.first_site(path, plain) if stage.is_encrypted else file(path, plain),
+        *before,
+        certificate.first_site(path, plain) if encrypts else file(path, plain),
         _unknown(stage),
         link(f"/etc/nginx/sites-enabled/{stage.application}", path),
         absent("/etc/nginx/sites-enabled/default"),
@@ -47,7 +51,7 @@ def _nginx(stage: Stage) -> tuple[Part, ...]:
         check=("nginx", "-q", "-t"),
         use=("reload", "nginx.service"),
     )
-    return (nginx, *certificate.parts(stage), _https(stage, path)) if stage.is_encrypted else (nginx,)
+    return (nginx, *certificate.parts(stage), _https(stage, host, path)) if encrypts else (nginx,)
 
 
 def _unknown(stage: Stage) -> Thing:
@@ -58,11 +62,11 @@ def _unknown(stage: Stage) -> Thing:
     )
 
 
-def _https(stage: Stage, path: str) -> Part:
+def _https(stage: Stage, host: Host, path: str) -> Part:
     return part(
         "https",
         "Serve https",
-        file(path, files.site(stage, https=True)),
+        file(path, files.site(stage, host, https=True)),
         file(f"{UNKNOWN}-https.conf", files.render("nginx/unknown-https.conf", stage)),
         certificate.served(stage),
         check=("nginx", "-q", "-t"),

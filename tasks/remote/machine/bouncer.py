@@ -1,0 +1,38 @@
+"""pgBouncer beside PostgreSQL: many connections of the application share few, for a transaction each."""
+
+from __future__ import annotations
+
+from ...model.config import Host, Stage
+from ...model.machine import Part, Thing
+from ...model.shell import script
+from .. import files
+from . import firewall
+from .things import file, part, unit
+
+PORT = 6432
+USERS = "/etc/pgbouncer/userlist.txt"
+
+
+def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
+    """It knows what the database knows of the password, and not the password."""
+    if not stage.has_bouncer or host != stage.database_host:
+        return ()
+    strangers = stage.strangers_to(host)
+    settings = files.render("pgbouncer", stage, listen="*" if strangers else "127.0.0.1", port=PORT, users=USERS)
+    users = Thing(
+        "users of pgBouncer",
+        ("look_bouncer_users", USERS, stage.application),
+        "postgres:postgres 640, as the database has it",
+        script(("make_bouncer_users", USERS, stage.application)),
+    )
+    return (
+        part(
+            "pgbouncer",
+            "Set up pgBouncer",
+            file("/etc/pgbouncer/pgbouncer.ini", settings, "640", "postgres", "postgres"),
+            users,
+            *firewall.lets_in(stage, strangers, PORT),
+            unit("pgbouncer.service"),
+            use=("restart", "pgbouncer.service"),
+        ),
+    )

@@ -1,0 +1,221 @@
+"""Several machines that need one another: they come up together, change without anybody noticing, and lose one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Boot
+from tests.servers import Server
+from tests.servers.server import client_key
+from tests.servers.shop import REQUIREMENTS, TOML, Shop, fill
+
+from .load import assert_none, load, sales
+
+pytestmark = pytest.mark.server
+
+ROLES = {
+    "web1": ["web", "worker", "beat", "db"],
+    "web2": ["web", "worker"],
+    "data": ["postgresql", "redis"],
+    "copy": ["replica"],
+    "front": ["balancer"],
+}
+MORE = """
+[environment]
+set = { POS_SLOW = "1" }
+
+[provision]
+logs = false
+"""
+PATIENCE = 90
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The five of them, under the names they have in releases.toml."""
+
+    shop: Shop
+    hosts: dict[str, Server]
+
+    def configure(self, more: str = MORE) -> None:
+        lines = []
+        for name, server in self.hosts.items():
+            key = " ".join(server.known_hosts.split()[1:3])
+            lines.append(
+                f'  {{ name = "{name}", address = "{server.address}", roles = {json.dumps(ROLES[name])}, '
+                f'host_key = "{key}", identity = "{client_key()}" }},'
+            )
+        (self.shop.folder / "releases.toml").write_text(TOML.format(more=more, hosts="\n".join(lines)))
+        (self.shop.folder / "fabfile.py").write_text("from tasks import namespace\n")
+
+    @property
+    def front(self) -> str:
+        return self.hosts["front"].address
+
+    def get(self, path: str = "/healthz", *words: str) -> str:
+        """As a user does, from outside."""
+        command = ["curl", "-sS", "-m", "30", "-H", "Host: pos.test", *words, f"http://{self.front}{path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def copied(self, question: str) -> str:
+        return self.hosts["copy"].run(f'psql -qAt -d pos -c "{question}"', user="postgres").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def five(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    """One `fab provision` and one `fab deploy` after five fresh Debians."""
+    hosts = {name: boot(name, requirements=REQUIREMENTS if name.startswith("web") else None) for name in ROLES}
+    shop = Shop(tmp_path_factory.mktemp("topology"), tuple(hosts.values()))
+    topology = Topology(shop, hosts)
+    topology.configure()
+    for name in ("web1", "web2"):
+        fill(hosts[name], origin)
+    shop.fab("provision", "--yes", timeout=500)
+    shop.fab("deploy", "--ref", "base", timeout=400)
+    yield topology
+    for server in hosts.values():
+        server.close()
+
+
+def test_a_second_run_changes_something(five: Topology) -> None:
+    assert "nothing to do" in five.shop.fab("provision", "--yes").stderr
+
+
+def test_a_sale_does_not_reach_the_database_or_its_copy(five: Topology) -> None:
+    """Through the balancer into PostgreSQL on a third host, and from there to a fourth."""
+    served = json.loads(five.get())
+    assert (served["ok"], served["database"], served["cache"]) == (True, "ok", "ok")
+    body = json.dumps({"uid": "one-of-five", "product": "coffee", "quantity": 1})
+    five.get("/api/sales/", "-H", "Content-Type: application/json", "--data", body)
+    _await(lambda: five.copied("select count(*) from sales_sale where uid = 'one-of-five'") == "1", "the copy has it")
+
+
+def test_somebody_else_reaches_the_data(five: Topology) -> None:
+    """Only hosts with releases come to PostgreSQL and Redis, and with passwords; only the balancer comes to nginx."""
+    data, web = five.hosts["data"].address, five.hosts["web1"].address
+
+    def reaches(host: str, address: str, port: int) -> bool:
+        asked = f"timeout 2 bash -c '</dev/tcp/{address}/{port}'"
+        return five.hosts[host].run(asked, check=False).returncode == 0
+
+    assert [reaches("web2", data, port) for port in (5432, 6379)] == [True, True]
+    assert [reaches("front", data, port) for port in (5432, 6379)] == [False, False]
+    assert (reaches("front", web, 80), reaches("copy", web, 80)) == (True, False)
+    assert (reaches("copy", data, 5432), reaches("copy", data, 6379)) == (True, False)
+    refused = five.hosts["web2"].run(f"psql -w 'host={data} user=pos dbname=pos sslmode=require'", check=False).stderr
+    assert "password" in refused
+    assert "NOAUTH" in five.hosts["web2"].run(f"redis-cli -h {data} ping").stdout
+    plain = five.hosts["web2"].run(f"psql -w 'host={data} user=pos dbname=pos sslmode=disable'", check=False).stderr
+    assert "no pg_hba.conf entry" in plain
+
+
+def test_a_user_pretends_to_be_somebody_else(five: Topology) -> None:
+    """What the balancer says of its user is taken, and what the user says is not."""
+    five.get("/healthz?who=forged", "-H", "X-Forwarded-For: 192.0.2.66", "-H", "X-Forwarded-Proto: https")
+    logs = "".join(
+        five.hosts[name].run("grep -h who=forged /var/log/nginx/pos.access.log || true").stdout
+        for name in ("web1", "web2")
+    )
+    assert logs
+    assert "192.0.2.66" not in logs
+    assert not logs.startswith(five.front)
+
+
+def test_a_secret_is_shown_or_lies_about(five: Topology) -> None:
+    """The password of the copy is in one file that only PostgreSQL reads."""
+    copy = five.hosts["copy"]
+    password = copy.run("cut -d: -f5 /var/lib/postgresql/fab-releases.pgpass").stdout.strip()
+    assert len(password) > 30
+    found = copy.run(f"grep -rlsF -- '{password}' /etc /var/lib /var/log /srv || true").stdout.split()
+    assert found == ["/var/lib/postgresql/fab-releases.pgpass"]
+    assert copy.run("stat -c '%U %a' /var/lib/postgresql/fab-releases.pgpass").stdout.split() == ["postgres", "600"]
+    assert password not in five.shop.fab("provision", "--check", "--json").stdout
+
+
+def test_a_rolling_deploy_is_noticed(five: Topology) -> None:
+    """30 requests a second come in while one host after the other is drained, switched and put back."""
+    with load(five.front, 30) as users:
+        told = five.shop.fab("deploy", "--ref", "code-only", "--batch", "1", timeout=300).stderr
+    assert_none(answer for answer in users.answers if not answer.ok)
+    assert len(users.answers) > 100
+    sold = Counter(sales(five.hosts["data"], users))
+    assert sold == Counter(answer.uid for answer in users.answers if answer.uid)
+    assert re.findall(r"(?m)^  front .*(Send web\d.*requests)", told) == [
+        "Send web1 no more requests",
+        "Send web1 requests again",
+        "Send web2 no more requests",
+        "Send web2 requests again",
+    ]
+    assert {answer.release for answer in users.answers if answer.release} >= {five.shop.current()}
+
+
+def test_a_drained_host_still_gets_users(five: Topology) -> None:
+    """Until it is put back, whatever provisioning and deploys do meanwhile."""
+    fab = five.shop.fab
+    fab("drain", "web2")
+    assert "nobody else answers" in fab("drain", "web1", check=1).stderr
+    status = fab("status", check=1).stdout
+    assert "web2 is drained" in status
+    assert fab("provision", "--check").returncode == 0
+    fab("deploy", "--ref", "base", "--batch", "1", timeout=300)
+    for _ in range(10):
+        five.get("/healthz?who=drained")
+    log = "grep -c who=drained /var/log/nginx/pos.access.log || true"
+    assert [five.hosts[name].run(log).stdout.strip() for name in ("web1", "web2")] == ["10", "0"]
+    fab("undrain", "web2")
+    assert fab("status").returncode == 0
+
+
+def test_the_account_that_deploys_may_do_more_to_the_balancer(five: Topology) -> None:
+    run = five.hosts["front"].run
+    for words in ("pos-balance drain web9", "pos-balance", "pos-balance drain web1 web2", "nginx -s stop"):
+        assert run(f"sudo -n /usr/local/sbin/{words}", user="deploy", check=False).returncode != 0, words
+
+
+def test_one_dead_host_takes_the_shop_down(five: Topology) -> None:
+    """The balancer goes on with the other, and `fab status` says what is missing; back again, it takes its part."""
+    dead = five.hosts["web2"]
+    dead.power_loss()
+    for _ in range(20):
+        assert json.loads(five.get())["ok"]
+    shown = five.shop.fab("status", check=1)
+    assert re.search(r"front +balancer +web1 answers", shown.stdout)
+    assert re.search(r"front +balancer +web2 does not answer", shown.stdout)
+    assert "web2: no connection to" in shown.stdout
+    told = json.loads(five.shop.fab("status", "--json", check=1).stdout)
+    assert list(told["unreachable"]) == ["web2"]
+    refused = five.shop.fab("deploy", "--ref", "code-only", check=1)
+    assert "web2: no connection to" in refused.stderr
+    dead.start()
+    _await(lambda: five.shop.fab("status", check=None).returncode == 0, "all of them do their part again")
+
+
+def test_data_that_is_there_is_overwritten_by_a_copy(five: Topology) -> None:
+    """A database of its own stays one: provisioning refuses, and says what to do."""
+    copy = five.hosts["copy"]
+    copy.run("pg_ctlcluster 15 main promote", user="postgres")
+    _await(lambda: five.copied("select pg_is_in_recovery()") == "f", "it is on its own")
+    assert "is a database of its own now" in five.shop.fab("status", check=1).stdout
+    refused = five.shop.fab("provision", "--yes", check=1)
+    assert "there is data in" in refused.stderr
+    assert "pg_dropcluster" in refused.stderr
+    assert five.copied("select count(*) from sales_sale where uid = 'one-of-five'") == "1"
+    copy.run("pg_dropcluster --stop 15 main")
+    five.shop.fab("provision", "--yes", timeout=300)
+    assert five.copied("select pg_is_in_recovery()") == "t"
+
+
+def _await(what, why: str) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.3)
