@@ -18,7 +18,8 @@ ask_certificate() { # ADDRESS NAME
 
 ask_backups() {
   [ -n "$(current_id)" ] || unasked "nothing is live here yet"
-  sed -n 's/.*"taken_at": *"\([^"]*\)".*/taken \1/p' "$DEPLOY_TO/backups/database"/*.json 2>/dev/null
+  # grep ends every line, also where a file does not
+  grep -ho '"taken_at": *"[^"]*"' "$DEPLOY_TO/backups/database"/*.json 2>/dev/null | sed 's/.*"\(.*\)"/taken \1/'
   printf 'timer %s\n' "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null)"
 }
 
