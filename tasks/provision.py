@@ -23,7 +23,7 @@ from .model.machine import Drift, drift
 from .model.plan import Plan
 from .plans import provision as provisioning
 from .remote import machine
-from .remote.machine import proof, stores
+from .remote.machine import proof, stores, web
 from .remote.machine.things import looks, parse
 
 Found = Mapping[str, Mapping[str, str]]
@@ -170,6 +170,7 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
     if code == 0:
         try:
             _prove_the_way_in(at, plan)
+            _tell_exposure(at, plan)
             left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
             names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]
             if names:
@@ -186,6 +187,15 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
     )
     at.tell(PlanFinished(plan, code, message or done, time.monotonic() - at.started, hint))
     return code
+
+
+def _tell_exposure(at: Scene, plan: Plan) -> None:
+    """Of units that were just made, as `systemd-analyze security` judges them."""
+    for host in (host for phase in plan.phases if phase.name == "units" for host in phase.hosts):
+        for mark in must(ask(at.sessions[host], web.exposure(at.stage)), host).marks:
+            if mark.kind == "exposure":
+                unit, score = mark.words
+                at.tell(Note(f"{unit} is exposed {score} of 10, as systemd judges", host))
 
 
 def _prove_the_way_in(at: Scene, plan: Plan) -> None:

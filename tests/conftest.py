@@ -16,9 +16,9 @@ Boot = Callable[..., servers.Server]
 
 LONGEST = (
     *("test_load", "test_fleet", "test_interrupted", "test_applications", "test_bad_releases", "test_hosts"),
-    *("test_peers_bugs", "test_adopt", "test_provision", "test_tls", "test_env", "test_crash_plans", "test_sandbox"),
-    *("test_session", "test_servers", "test_other_services", "test_wheel", "test_project", "test_library"),
-    "test_check",
+    *("test_peers_bugs", "test_adopt", "test_provision", "test_tls", "test_security", "test_env", "test_crash_plans"),
+    *("test_sandbox", "test_debian_13", "test_session", "test_servers", "test_other_services", "test_wheel"),
+    *("test_project", "test_library", "test_check"),
 )
 """Files that take longest, which begin first: a long one that begins last is waited for alone."""
 
@@ -50,16 +50,19 @@ def boot() -> Iterator[Boot]:
     """`boot(name, ssh_port=22, requirements=None, bare=False)`: a real server, the same for the same words all session.
 
     It comes as the test before left it: begin with `.reset()` where that matters. `requirements` is a file whose
-    packages the server's uv finds without a network.
+    packages the server's uv finds without a network. `bare` is a suite of Debian ("trixie"), or True: the usual one.
     """
     _require_servers()
     servers.clean()
     booted: dict[tuple[str, int, Path | None], servers.Server] = {}
 
-    def boot(name: str, *, ssh_port: int = 22, requirements: Path | None = None, bare: bool = False) -> servers.Server:
+    def boot(
+        name: str, *, ssh_port: int = 22, requirements: Path | None = None, bare: bool | str = False
+    ) -> servers.Server:
         key = (name, ssh_port, requirements)
         if key not in booted or booted[key].is_closed:
-            image = servers.bare() if bare else servers.warm(requirements) if requirements else servers.base()
+            suite = (bare,) if isinstance(bare, str) else ()
+            image = servers.bare(*suite) if bare else servers.warm(requirements) if requirements else servers.base()
             booted[key] = servers.Server.boot(name, ssh_port=ssh_port, image=image)
         booted[key].start()
         return booted[key]

@@ -158,7 +158,8 @@ build_environment() { # LOCK ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTR
 # that a release can find comes last, when its data is on disk.
 publish_environment() { # ID NAME
   mv -T "$STAGING/$1/.venv" "$ENVIRONMENTS/.new-$2"
-  find "$ENVIRONMENTS/.new-$2" -type d -exec chmod a-w {} +
+  # uv leaves a lock that everybody may write.
+  find "$ENVIRONMENTS/.new-$2" -type d -exec chmod a-w {} + -o -type f -perm /o+w -exec chmod o-w {} +
   sync -f "$ENVIRONMENTS/.new-$2"
   mv -T "$ENVIRONMENTS/.new-$2" "$ENVIRONMENTS/$2"
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
-from ...model.shell import script
+from ...model.shell import Script, script
 from .. import files
 from . import balancer, certificate, firewall
 from .things import absent, file, link, part, unit
@@ -24,6 +24,14 @@ def _units(stage: Stage, host: Host) -> Part:
     started = Thing(f"unit {boot}", ("look_enabled", boot), "enabled", script(("make_enabled", boot)))
     things = [file(path, text) for path, text in texts.items()]
     return part("units", "Install units", *things, started, check=("units_verified", *texts), use=("reload_units",))
+
+
+def exposure(stage: Stage) -> Script:
+    """Asks what systemd thinks of the unit of each service: marks "exposure", unit, 0 (shut) to 10 (wide open)."""
+    units = [
+        f"{stage.application}-{name}{'' if one.kind == 'beat' else '@'}.service" for name, one in stage.services.items()
+    ]
+    return script(("tell_exposure", *units))
 
 
 def _sudo(stage: Stage) -> Part:

@@ -1,0 +1,500 @@
+"""What an attacker, a curious neighbour or a slip of the pen could reach on a server that `fab provision` set up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uv
+
+from tests.conftest import Boot
+from tests.servers import Server, Snapshot
+from tests.servers.shop import ROOT, Shop, fill
+
+from .conftest import await_page
+from .looking import await_that, said, sell, sku, sql
+
+pytestmark = pytest.mark.server
+PORT = 7822
+ON_REQUEST = "[provision]\nssh = true\n"
+DROP_IN = "/etc/ssh/sshd_config.d/10-fab-releases.conf"
+ID = "20260101-000000-0123456"
+
+
+@dataclass(frozen=True)
+class Safe:
+    """A server provisioned with everything on, a release live on it, and what could be seen while that was made."""
+
+    shop: Shop
+    snapshot: Snapshot
+    programs: frozenset[str]
+    output: str
+
+
+@contextmanager
+def process_list() -> Iterator[set[str]]:
+    """Every argument of every process, of the server and of this machine, as anybody there could read it."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def safe(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Safe]:
+    server = boot("safe", ssh_port=PORT, bare=True)
+    # As Debian comes: with a host key of each kind.
+    server.run("sed -i '/^HostKey/d' /etc/ssh/sshd_config.d/tests.conf && ssh-keygen -A && systemctl reload ssh")
+    shop = Shop(tmp_path_factory.mktemp("safe"), (server,))
+    shop.configure(ON_REQUEST)
+    with process_list() as seen:
+        done = shop.fab("provision", "--yes", timeout=600)
+        fill(server, origin)
+        deployed = shop.fab("deploy", "--ref", "base", timeout=400)
+    output = "".join((done.stdout, done.stderr, deployed.stdout, deployed.stderr))
+    yield Safe(shop, server.snapshot(), frozenset(seen), output)
+    server.power_loss()
+
+
+@pytest.fixture
+def shop(safe: Safe) -> Shop:
+    """As it was when the first release had gone live."""
+    safe.shop.server.reset(safe.snapshot)
+    safe.shop.configure(ON_REQUEST)
+    await_page(safe.shop)
+    return safe.shop
+
+
+@pytest.fixture
+def server(safe: Safe) -> Server:
+    """Only looked at."""
+    safe.shop.server.start()
+    await_page(safe.shop)
+    return safe.shop.server
+
+
+def refused(server: Server, command: str, user: str = "app") -> bool:
+    return server.run(command, user=user, check=False).returncode != 0
+
+
+def values(server: Server) -> dict[str, str]:
+    lines = server.run("cat /srv/pos/shared/.env.production").stdout.splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+# --- services ---
+
+
+def scores(server: Server) -> dict[str, float]:
+    """Unit -> exposure (0 best, 10 worst), as systemd itself judges what is loaded."""
+    found = {}
+    for name in ("web", "worker", "beat", "backup"):
+        units = server.run(f"systemctl list-units --plain --no-legend --full 'pos-{name}[@.]*service' | cut -d' ' -f1")
+        unit = units.stdout.split()[0] if units.stdout.split() else f"pos-{name}.service"
+        told = server.run(f"systemd-analyze security --no-pager {unit} 2>/dev/null | tail -n 1").stdout
+        found[name] = float(re.findall(r": (\d+\.\d) ", told)[0])
+    return found
+
+
+FORBIDDEN = {
+    "write code": "open('/srv/pos/current/manage.py', 'a')",
+    "write in /etc": "open('/etc/evil', 'w')",
+    "look into a home": "os.listdir('/home/deploy')",
+    "look into root's home": "os.listdir('/root')",
+    "read raw devices": "open('/dev/kmsg')",
+    "speak netlink": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    "speak to the wire": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+    "make a name space": "libc(libc.unshare(0x10000000))",
+    "mount": "libc(libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None))",
+    "look into process 1": "libc(libc.ptrace(16, 1, None, None))",
+    "make a program of another user": "(open('/tmp/x', 'w'), os.chmod('/tmp/x', 0o4755))",
+    "give a file away": "(open('/tmp/y', 'w'), os.chown('/tmp/y', 0, 0))",
+    "become root": "os.setuid(0)",
+    "see other processes": "os.stat('/proc/1')",
+}
+PROBE = """
+import ctypes, os, socket
+class Libc:
+    def __getattr__(self, name): return getattr(ctypes.CDLL(None, use_errno=True), name)
+    def __call__(self, answer):
+        if answer < 0: raise OSError(ctypes.get_errno(), "refused")
+libc = Libc()
+for what, how in %r.items():
+    try:
+        eval(how)
+    except OSError:
+        print("refused", what)
+    else:
+        print("ALLOWED", what)
+"""
+
+
+def test_a_service_that_was_broken_into_takes_the_server(server: Server) -> None:
+    """In the very sandbox of the units each of these fails."""
+    unit = server.run("cat /etc/systemd/system/pos-beat.service").stdout
+    sandbox = unit[unit.index("NoNewPrivileges=") :]
+    server.put("/srv/pos/probe.py", PROBE % FORBIDDEN)
+    lines = "[Service]\nType=oneshot\nUser=app\nStandardOutput=truncate:/srv/probed\n"
+    server.put("/run/systemd/system/probe.service", f"{lines}ExecStart=/usr/bin/python3 /srv/pos/probe.py\n{sandbox}")
+    server.run("systemctl daemon-reload && systemctl start probe.service")
+    assert sorted(server.run("cat /srv/probed").stdout.splitlines()) == sorted(f"refused {what}" for what in FORBIDDEN)
+    server.run("rm /run/systemd/system/probe.service /srv/pos/probe.py && systemctl daemon-reload")
+
+
+def test_units_become_laxer_unnoticed(server: Server) -> None:
+    found = scores(server)
+    print(found)
+    assert all(score <= 1.2 for score in found.values()), found
+
+
+def drop_in() -> str:
+    """What docs/how-to/harden-a-server.md recommends."""
+    page = (ROOT / "docs/how-to/harden-a-server.md").read_text()
+    return page[page.index("```ini\n") + 7 :].split("```")[0]
+
+
+def test_a_hardened_unit_stops_the_application(shop: Shop) -> None:
+    """With the lines of the page: a deploy, a photo, a sale, a task, a beat, a restart, a backup, the way back."""
+    server, before = shop.server, shop.current()
+    for unit in ("pos-web@", "pos-worker@", "pos-beat"):
+        server.put(f"/etc/systemd/system/{unit}.service.d/ours.conf", drop_in())
+    server.run("systemctl daemon-reload")
+    shop.fab("deploy", "--ref", "code-only")
+    after = shop.current()
+    found = scores(server)
+    print(found)
+    assert all(found[name] <= 1.0 for name in ("web", "worker", "beat")), found
+    live(shop, after)
+    server.run("systemctl restart pos-web@*.service pos-worker@*.service pos-beat.service")
+    await_page(shop)
+    live(shop, after)
+    server.run("systemctl start pos-backup.service && ls /srv/pos/backups/database/*.dump")
+    shop.fab("rollback", "--yes")
+    assert shop.current() == before
+    live(shop, before)
+
+
+def live(shop: Shop, release: str) -> None:
+    """Everything the example does is done by this release."""
+    server = shop.server
+    ask = "curl -s -m 20 -H 'Host: pos.test' http://127.0.0.1"
+    assert json.loads(shop.get())["release"] == release
+    assert sell(shop, f"till-{release}-{time.monotonic_ns()}") == 201
+    server.put("/tmp/cake.png", b"a photo")
+    photo = server.run(f"{ask}/api/products/{sku(shop)}/ -X PATCH -F photo=@/tmp/cake.png").stdout
+    path = re.search(r"/media/products/[^\"]+", photo)
+    assert path, photo
+    assert server.run(f"{ask}{path[0]}").stdout == "a photo"
+    asked = json.loads(server.run(f"{ask}/api/reports/ -H 'Content-Type: application/json' -d '{{}}'").stdout)
+    done = f"select release from reports_report where id = {asked['id']}"
+    await_that(lambda: sql(shop, done).strip() == release, lambda: f"no report of {release}")
+    ticked = f"select count(*) from reports_heartbeat where release = '{release}' and at > now() - interval '10 s'"
+    await_that(lambda: int(sql(shop, ticked)) > 0, lambda: f"no heartbeat of {release}")
+
+
+# --- accounts ---
+
+ALLOWED = (
+    f"/usr/bin/systemctl start --no-block pos-web@{ID}.service",
+    f"/usr/bin/systemctl stop --no-block pos-web@{ID}.service pos-web@{ID}.socket",
+    f"/usr/bin/systemctl start --no-block pos-worker@{ID}.service",
+    f"/usr/bin/systemctl stop --no-block pos-worker@{ID}.service",
+    "/usr/bin/systemctl restart --no-block pos-beat.service",
+    "/usr/bin/systemctl stop pos.service",
+    "/usr/bin/systemctl start pos.service",
+)
+HOSTILE = (
+    f"systemctl start --no-block pos-web@{ID}.service ssh.service",
+    "systemctl restart ssh",
+    f"systemctl restart --no-block pos-web@{ID}.service",
+    f"systemctl start --no-block pos-web@{ID}.service --root=/tmp/evil",
+    "systemctl status pos.service",
+    "systemctl start --no-block 'pos-web@../../tmp/evil.service'",
+    "systemctl start --no-block 'pos-web@*.service'",
+    "systemctl edit pos.service",
+    "systemctl link /tmp/evil.service",
+    "systemctl set-environment LD_PRELOAD=/tmp/evil.so",
+    "sh -c id",
+    "-u postgres psql -c 'select 1'",
+    "journalctl -u pos.service",
+    "LD_PRELOAD=/tmp/evil.so systemctl start pos.service",
+    "--preserve-env systemctl start pos.service",
+    "-e /etc/passwd",
+    f"systemctl stop --no-block pos-web@{ID}.service ssh.service",
+    "systemctl -H root@elsewhere start pos.service",
+    f"systemctl start --no-block 'pos-web@{ID}.service\nssh.service'",
+)
+
+
+def test_the_account_that_deploys_becomes_root(server: Server) -> None:
+    for words in ALLOWED:
+        server.run(f"sudo -n -l {words}", user="deploy")
+    let_through = [words for words in HOSTILE if not refused(server, f"sudo -n {words}", "deploy")]
+    assert not let_through
+    rules = server.run("cat /etc/sudoers.d/pos").stdout
+    assert not re.search(r"^[^#]*\*", rules, re.MULTILINE), "a wildcard"
+    assert server.run("visudo -c").returncode == 0
+
+
+def test_a_broken_sudoers_file_shuts_everybody_out_of_root(shop: Shop) -> None:
+    """visudo refuses it before sudo can read it; the rules that were there stay."""
+    before = shop.server.run("cat /etc/sudoers.d/pos").stdout
+    (shop.folder / "fabfile.py").write_text(changed("sudoers", "deploy ALL=(root NOPASSWD: oops"))
+    told = shop.fab("provision", "--yes", check=1)
+    assert "visudo" in said(told)
+    assert shop.server.run("cat /etc/sudoers.d/pos").stdout == before
+    assert shop.server.run("sudo -n true && visudo -c").returncode == 0
+
+
+def changed(template: str, line: str) -> str:
+    """A fabfile with which a template says one line more."""
+    return (
+        "from tasks import namespace\nfrom tasks.remote import files\nreal = files.render\n"
+        "def render(template, stage, **more):\n"
+        "    text = real(template, stage, **more)\n"
+        f"    return text + {line + chr(10)!r} if template == {template!r} else text\n"
+        "files.render = render\n"
+    )
+
+
+def test_services_write_code_or_read_another_applications_secrets(server: Server) -> None:
+    server.run(
+        "useradd --system --user-group other; install -d -o other -g other -m 755 /srv/other/shared; "
+        "install -o deploy -g other -m 640 /dev/null /srv/other/shared/.env.production"
+    )
+    for path in ("current/manage.py", "current/.release/launch.py", "releases/x", "shared/.env.production", "x"):
+        assert refused(server, f"touch /srv/pos/{path}"), path
+    for folder in ("/etc/cron.d", "/etc/systemd/system", "/usr/local/bin", "/srv/pos/environments"):
+        assert refused(server, f"touch {folder}/x"), folder
+    for path in ("/srv/other/shared/.env.production", "/etc/shadow", "/home/deploy/.ssh/authorized_keys"):
+        assert refused(server, f"cat {path}"), path
+    assert refused(server, "cat /srv/pos/shared/.env.production", "other"), "somebody else's variables"
+    assert refused(server, "cat /srv/pos/shared/.env.production", "www-data"), "nginx reads variables"
+    running = server.run("systemctl show -p MainPID --value pos-beat.service").stdout.strip()
+    assert refused(server, f"cat /proc/{running}/environ", "other"), "variables of a process"
+    assert not server.run("ls /srv/pos/backups", user="app", check=False).stdout
+
+
+def test_the_databases_user_becomes_the_server(server: Server) -> None:
+    url = values(server)["DATABASE_URL"]
+    for query in (
+        "copy (select 1) to program 'id'",
+        "select pg_read_file('/etc/passwd')",
+        "select lo_import('/etc/passwd')",
+        "create role evil",
+        "alter role pos superuser",
+        "alter system set log_statement = 'all'",
+        "create extension file_fdw",
+        "select rolpassword from pg_authid",
+    ):
+        assert refused(server, f'psql -XAtq "{url}" -c "{query}"'), query
+    assert server.run(f'psql -XAtq "{url}" -c "select 1"').stdout == "1\n"
+    assert refused(server, "PGPASSWORD=wrong psql -XAtq -h 127.0.0.1 -U pos pos -c 'select 1'"), "any password"
+
+
+def test_redis_serves_a_stranger(server: Server) -> None:
+    assert "NOAUTH" in server.run("redis-cli ping", check=False).stdout
+    url = values(server)["REDIS_URL"]
+    for command in ("config get dir", "flushall", "acl list", "keys '*'", "shutdown"):
+        assert "NOPERM" in server.run(f"redis-cli -u '{url}' {command} 2>&1", check=False).stdout, command
+    assert "PONG" in server.run(f"redis-cli -u '{url}' ping").stdout
+
+
+# --- files, ports, secrets ---
+
+
+def test_files_that_anybody_may_change(server: Server) -> None:
+    places = "/srv /etc /usr /var/lib/fab-releases /opt /var/www"
+    loose = f"find {places} -xdev ! -type l -perm /o+w ! -type s 2>/dev/null || true"
+    assert server.run(loose).stdout == ""
+    foreign = "find /srv/pos -xdev ! -user deploy ! -user app 2>/dev/null; find /etc -xdev -user deploy -o -user app"
+    assert server.run(foreign, check=False).stdout == ""
+    app = "find /srv/pos -xdev -user app ! -path '/srv/pos/shared/media*'"
+    assert server.run(app).stdout == "", "the services own something besides their uploads"
+    assert server.run("find / -xdev \\( -nouser -o -nogroup \\) 2>/dev/null || true").stdout == ""
+
+
+def test_a_program_that_runs_as_root_came_with_us(server: Server) -> None:
+    """Every setuid or setgid file is one of a Debian package."""
+    found = server.run("find / -xdev -type f -perm /6000 2>/dev/null || true").stdout.split()
+    assert found
+    # where /bin is /usr/bin, packages of Debian 12 name either
+    owned = [
+        path for path in found if not refused(server, f"dpkg -S {path} || dpkg -S {path.removeprefix('/usr')}", "root")
+    ]
+    assert owned == found
+
+
+def test_ports_that_are_open_from_outside(server: Server) -> None:
+    """1 to 10000, from another machine; and what is behind the firewall, should somebody switch it off."""
+    assert asyncio.run(open_ports(server.address, range(1, 10_001))) == {PORT, 80}
+    server.run("ufw --force disable")
+    behind = asyncio.run(open_ports(server.address, range(1, 10_001)))
+    server.run("ufw --force enable")
+    assert behind == {PORT, 80}
+
+
+async def open_ports(address: str, ports: range) -> set[int]:
+    many = asyncio.Semaphore(1000)
+
+    async def connects(port: int) -> int | None:
+        async with many:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), 1)
+            except (OSError, TimeoutError):
+                return None
+            writer.close()
+            return port
+
+    return {port for port in await asyncio.gather(*map(connects, ports)) if port}
+
+
+def test_secrets_that_somebody_could_have_seen(safe: Safe, server: Server) -> None:
+    """Neither in a process list, while they were made and used, nor in a journal, a log or what was printed."""
+    assert any("psql" in words for words in safe.programs), "the process list was looked at"
+    assert any("gunicorn" in words for words in safe.programs)
+    found = values(server)
+    secrets = {
+        found["SECRET_KEY"],
+        *(re.findall(r":([^:@/]+)@", found[name])[0] for name in ("DATABASE_URL", "REDIS_URL")),
+    }
+    assert len(secrets) == 3
+    server.put("/root/secrets", "\n".join(secrets), 0o600)
+    told = server.run("journalctl --no-pager -a; cat /var/log/*.log /var/log/*/*.log", check=False).stdout
+    local = "".join(path.read_text(errors="replace") for path in safe.shop.folder.rglob("*") if path.is_file())
+    for secret in secrets:
+        assert not [words for words in safe.programs if secret in words], "in a process list"
+        assert secret not in safe.output + told + local
+    where = server.run(
+        "grep -rlsF -f /root/secrets /etc /srv /var/lib/fab-releases /tmp /var/tmp /home /root", check=False
+    )
+    assert set(where.stdout.split()) <= {"/srv/pos/shared/.env.production", "/root/secrets"}
+    server.run("rm /root/secrets")
+
+
+# --- what is said to the outside ---
+
+
+def test_ssh_speaks_something_outdated(safe: Safe, server: Server, tmp_path: Path) -> None:
+    words = [uv.find_uv_bin(), "tool", "run", "--from", "ssh-audit==3.3.0", "ssh-audit", "--json", "--skip-rate-test"]
+    done = subprocess.run(
+        [*words, "-p", str(PORT), server.address], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    found = json.loads(done.stdout)
+    kinds = ("kex", "key", "enc", "mac")
+    faults = [(one["algorithm"], one["notes"]) for kind in kinds for one in found[kind]]
+    assert {one["algorithm"] for one in found["key"]} >= {"ssh-ed25519", "rsa-sha2-512"}
+    assert not [one for one in faults if set(one[1]) & {"fail", "warn"}]
+
+
+def test_nginx_passes_on_what_it_should_not(server: Server, tmp_path: Path) -> None:
+    dump = tmp_path / "nginx.conf"
+    dump.write_text(server.run("nginx -T 2>/dev/null").stdout)
+    words = [uv.find_uv_bin(), "tool", "run", "--from", "gixy-ng==0.2.59", "gixy", "--format", "json"]
+    skips = ["--skips", "try_files_is_evil_too"]  # it asks for a cache that serves files of the release before
+    done = subprocess.run([*words, *skips, str(dump)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert json.loads(done.stdout) == [], done.stderr
+
+
+def test_ssh_lets_in_by_a_password_or_tunnels(safe: Safe, server: Server) -> None:
+    server.run("echo deploy:guessed | chpasswd")
+    by_password = [*server.ssh("deploy")[:-1], "-oPubkeyAuthentication=no", "-v", f"deploy@{server.address}", "true"]
+    told = subprocess.run(by_password, capture_output=True, text=True, timeout=60)
+    assert told.returncode != 0
+    assert re.findall(r"Authentications that can continue: (.*)", told.stderr) == ["publickey"]
+    through = [*server.ssh("deploy")[:-1], "-W", "127.0.0.1:5432", f"deploy@{server.address}"]
+    tunnel = subprocess.run(through, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert "administratively prohibited" in tunnel.stderr
+
+
+# --- what may shut us out ---
+
+
+def comes_in(server: Server) -> bool:
+    return subprocess.run([*server.ssh("root"), "true"], capture_output=True, timeout=60).returncode == 0
+
+
+def test_hardening_ssh_shuts_us_out(shop: Shop) -> None:
+    """sshd accepts the file, and it lets nobody in: the one before is back before fab says so."""
+    server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
+    (shop.folder / "fabfile.py").write_text(changed("sshd.conf", "DenyUsers root"))
+    told = shop.fab("provision", "--yes", check=1)
+    assert "a second connection did not come in" in said(told)
+    assert server.run(f"cat {DROP_IN}").stdout == before
+    await_that(lambda: comes_in(server), lambda: "root is not let in")
+    assert "ssh in use" in said(shop.fab("provision", "--check", check=1)), "what was undone counts as done"
+    shop.configure(ON_REQUEST)
+    shop.fab("provision", "--yes")
+    shop.fab("provision", "--check")
+
+
+def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
+    """Nobody is there to take it back: the server does, by itself."""
+    server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
+    dies = "import os\nfrom tasks import provision\nprovision._prove_the_way_in = lambda *_: os._exit(9)\n"
+    sooner = (
+        "from tasks.remote import library\nreal_library = library.library\n"
+        "def soon(folder='server'):\n    return real_library(folder).replace('UNDO_AFTER=60', 'UNDO_AFTER=5')\n"
+        "library.library = soon\n"
+    )
+    (shop.folder / "fabfile.py").write_text(changed("sshd.conf", "DenyUsers root") + sooner + dies)
+    shop.fab("provision", "--yes", check=9)
+    await_that(lambda: server.run(f"cat {DROP_IN}").stdout == before, lambda: "it is never undone")
+    await_that(lambda: comes_in(server), lambda: "root is not let in")
+
+
+def test_a_file_that_sshd_refuses_goes_live(shop: Shop) -> None:
+    server, before = shop.server, shop.server.run(f"cat {DROP_IN}; systemctl show -p MainPID ssh").stdout
+    (shop.folder / "fabfile.py").write_text(changed("sshd.conf", "PermitNonsense yes"))
+    told = shop.fab("provision", "--yes", check=1)
+    assert "refused by sshd" in said(told)
+    assert "PermitNonsense" in said(told)
+    assert server.run(f"cat {DROP_IN}; systemctl show -p MainPID ssh").stdout == before
+    assert comes_in(server)
+
+
+def test_another_file_overrules_ours(shop: Shop) -> None:
+    shop.server.put("/etc/ssh/sshd_config.d/05-cloud.conf", "PasswordAuthentication yes\n")
+    named = json.loads(shop.fab("provision", "--check", "--json", check=1).stdout)
+    assert [one["thing"] for one in named] == ["settings of sshd"]
+
+
+# --- other systems ---
+
+
+@pytest.mark.parametrize("system", ['ID=fedora\nVERSION_ID="41"\n', 'ID=debian\nVERSION_ID="11"\n', "NAME=Nobody\n"])
+def test_a_system_it_does_not_know_is_changed(safe: Safe, server: Server, system: str) -> None:
+    """Refused with code 4, which systems it knows, and nothing touched."""
+    os_release = server.run("cat /etc/os-release").stdout
+    before = server.run("ls -l --time-style=full-iso /etc /etc/ssh/sshd_config.d /var/lib/fab-releases").stdout
+    server.run("cat > /usr/lib/os-release", input=system)
+    try:
+        told = said(safe.shop.fab("provision", "--yes", check=4))
+    finally:
+        server.run("cat > /usr/lib/os-release", input=os_release)
+    assert "this is made for debian 12, debian 13" in told
+    assert "nothing was touched" in told
+    assert server.run("ls -l --time-style=full-iso /etc /etc/ssh/sshd_config.d /var/lib/fab-releases").stdout == before
