@@ -49,6 +49,8 @@ class Scene:
     facts: dict[str, HostFacts] = field(default_factory=dict)
     away: dict[str, ReleasesError] = field(default_factory=dict)
     """Hosts that could not be reached, where a task can do without."""
+    identity: str = ""
+    """A private key named on the command line."""
 
     def together(self, do: Any, hosts: Iterable[str] | None = None) -> dict[str, Any]:
         """What `do` says of each session, or of those of `hosts`."""
@@ -221,7 +223,7 @@ def scene(
         if not opened:
             raise next(iter(away.values()))
         reached = {host.name: opened[host.name] for host in hosts if host.name in opened}
-        yield Scene(stage, tell, reached, started, away=away)
+        yield Scene(stage, tell, reached, started, away=away, identity=identity)
     finally:
         for session in opened.values():
             session.close()

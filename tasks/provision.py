@@ -207,7 +207,7 @@ def _prove_the_way_in(at: Scene, plan: Plan) -> None:
     for host, names in changed.items():
         told = " and ".join(proof.GUARDED[name] for name in names)
         try:
-            open_host(at.stage, at.stage.host(host), as_admin=True).close()
+            open_host(at.stage, at.stage.host(host), at.identity, as_admin=True).close()
         except ReleasesError as error:
             for name in names:
                 ask(at.sessions[host], proof.undone(name))

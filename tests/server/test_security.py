@@ -18,10 +18,11 @@ import uv
 
 from tests.conftest import Boot
 from tests.servers import Server, Snapshot
+from tests.servers.server import client_key
 from tests.servers.shop import ROOT, Shop, fill
 
 from .conftest import await_page
-from .looking import await_that, said, sell, sku, sql
+from .looking import await_that, edit, said, sell, sku, sql
 
 pytestmark = pytest.mark.server
 PORT = 7822
@@ -164,7 +165,9 @@ def test_a_service_that_was_broken_into_takes_the_server(server: Server) -> None
     server.run("rm /run/systemd/system/probe.service /srv/pos/probe.py && systemctl daemon-reload")
 
 
-def test_units_become_laxer_unnoticed(server: Server) -> None:
+def test_units_become_laxer_unnoticed(safe: Safe, server: Server) -> None:
+    for unit in ("pos-web@", "pos-worker@", "pos-beat"):
+        assert f"{unit}.service is exposed 1.2 of 10" in safe.output
     found = scores(server)
     print(found)
     assert all(score <= 1.2 for score in found.values()), found
@@ -464,6 +467,15 @@ def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
     shop.fab("provision", "--yes", check=9)
     await_that(lambda: server.run(f"cat {DROP_IN}").stdout == before, lambda: "it is never undone")
     await_that(lambda: comes_in(server), lambda: "root is not let in")
+
+
+def test_a_key_named_by_hand_is_forgotten_when_the_way_in_is_proven(shop: Shop) -> None:
+    """`fab -i KEY`: the second connection comes in with it as the first one did."""
+    shop.server.run("ufw --force disable")
+    edit(shop, (f', identity = "{client_key()}"', ""))
+    told = shop.fab("-i", str(client_key()), "provision", "--yes")
+    assert "a second connection came in" in said(told)
+    assert "Status: active" in shop.server.run("ufw status").stdout
 
 
 def test_a_file_that_sshd_refuses_goes_live(shop: Shop) -> None:
