@@ -135,7 +135,8 @@ def test_a_secret_is_shown_or_lies_about(five: Topology) -> None:
     copy = five.hosts["copy"]
     password = copy.run("cut -d: -f5 /var/lib/postgresql/fab-releases.pgpass").stdout.strip()
     assert len(password) > 30
-    found = copy.run(f"grep -rlsF -- '{password}' /etc /var/lib /var/log /srv || true").stdout.split()
+    search = "grep -rlsF -f - /etc /var/lib /var/log /srv || true"  # its words are in the journal, too
+    found = copy.run(search, input=password).stdout.split()
     assert found == ["/var/lib/postgresql/fab-releases.pgpass"]
     assert copy.run("stat -c '%U %a' /var/lib/postgresql/fab-releases.pgpass").stdout.split() == ["postgres", "600"]
     assert password not in five.shop.fab("provision", "--check", "--json").stdout
@@ -149,7 +150,7 @@ def test_a_rolling_deploy_is_noticed(five: Topology) -> None:
     assert len(users.answers) > 100
     sold = Counter(sales(five.hosts["data"], users))
     assert sold == Counter(answer.uid for answer in users.answers if answer.uid)
-    assert re.findall(r"(?m)^  front .*(Send web\d.*requests)", told) == [
+    assert re.findall(r"(?m)^  front .*(Send web\d (?:no more requests|requests again))", told) == [
         "Send web1 no more requests",
         "Send web1 requests again",
         "Send web2 no more requests",
@@ -179,6 +180,24 @@ def test_the_account_that_deploys_may_do_more_to_the_balancer(five: Topology) ->
     run = five.hosts["front"].run
     for words in ("pos-balance drain web9", "pos-balance", "pos-balance drain web1 web2", "nginx -s stop"):
         assert run(f"sudo -n /usr/local/sbin/{words}", user="deploy", check=False).returncode != 0, words
+
+
+def test_a_pool_of_connections_gets_in_the_way_of_a_migration(five: Topology) -> None:
+    """Behind pgBouncer the application shares sessions; migrations and their restore point have their own."""
+    five.configure(f"{MORE}pgbouncer = true\n")
+    five.shop.fab("provision", "--yes", timeout=400)
+    assert five.shop.fab("provision", "--check").returncode == 0
+    file = "/srv/pos/shared/.env.production"
+    for name in ("web1", "web2"):
+        five.hosts[name].run(f"sed -i 's/:5432/:6432/' {file} && echo DATABASE_DIRECT_PORT=5432 >> {file}")
+    five.shop.fab("deploy", "--ref", "additive-migration", timeout=300)
+    assert json.loads(five.get())["database"] == "ok"
+    data = five.hosts["data"]
+    assert data.run("ss -tnH state established 'sport = :6432'").stdout
+    shared = "select count(*) from pg_stat_activity where datname = 'pos' and client_addr = '127.0.0.1'"
+    assert int(data.run(f'psql -qAtc "{shared}"', user="postgres").stdout) > 0
+    assert five.hosts["web1"].run(f"ls /srv/pos/backups/restore-points/{five.shop.current()}*").stdout
+    assert re.search(r"data +pgbouncer +active", five.shop.fab("status").stdout)
 
 
 def test_one_dead_host_takes_the_shop_down(five: Topology) -> None:
