@@ -16,7 +16,8 @@ from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, talk
 from ._task import task
 from .engine.execute import ask, execute
-from .model.config import seconds
+from .engine.session import Result
+from .model.config import Host, Stage, seconds
 from .model.errors import FailedError, PreflightError, ReleasesError, UsageError
 from .model.event import Note, PlanFinished
 from .model.machine import Drift, drift
@@ -123,10 +124,32 @@ def _seeds(at: Scene) -> stores.Seeds:
     """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one."""
     known: dict[str, str] = {}
     for host, result in _ask_all(at, stores.read(at.stage)).items():
-        for mark in must(result, host).marks:
-            if mark.kind in ("environment", "replication"):
-                known.setdefault(mark.kind, base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
+        _learn(known, must(result, host))
+    left_out = [host for host in at.stage.hosts if host.name not in at.sessions]
+    while left_out and not {"environment", *(["replication"] if at.stage.replicas else [])} <= set(known):
+        _learn(known, _asked_aside(at.stage, left_out.pop(0)))
     return stores.seeds_of(known.get("environment"), known.get("replication", "").strip())
+
+
+def _learn(known: dict[str, str], result: Result) -> None:
+    for mark in result.marks:
+        if mark.kind in ("environment", "replication"):
+            known.setdefault(mark.kind, base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
+
+
+def _asked_aside(stage: Stage, host: Host) -> Result:
+    """Of a host that -H leaves out: made anew, the passwords it knows would be wrong there."""
+    try:
+        session = open_host(stage, host, as_admin=True, more="provision")
+    except ReleasesError as error:
+        raise PreflightError(
+            f"{error.message}; the passwords of this stage may be there, and new ones would shut the application out",
+            error.hint,
+        ) from None
+    try:
+        return must(ask(session, stores.read(stage)), host.name)  # type: ignore[no-any-return]
+    finally:
+        session.close()
 
 
 def _look(at: Scene, parts: provisioning.Parts) -> Found:
@@ -165,11 +188,16 @@ def _ask_about(differs: Mapping[str, tuple[Drift, ...]], *, yes: bool) -> None:
 
 
 def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
-    ending = execute(plan, at.sessions, at.tell, seconds(at.stage.build_timeout))
-    code, message, hint = ending.code, ending.message, ending.hint
+    code, message, hint = 0, "", ""
+    for half in provisioning.halves(plan):
+        ending = execute(half, at.sessions, at.tell, seconds(at.stage.build_timeout))
+        code, message, hint = ending.code, ending.message, ending.hint
+        if code == 0:
+            code, message, hint = _proved(at, half)
+        if code:
+            break
     if code == 0:
         try:
-            _prove_the_way_in(at, plan)
             _tell_exposure(at, plan)
             left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
             names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]
@@ -187,6 +215,14 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
     )
     at.tell(PlanFinished(plan, code, message or done, time.monotonic() - at.started, hint))
     return code
+
+
+def _proved(at: Scene, plan: Plan) -> tuple[int, str, str]:
+    try:
+        _prove_the_way_in(at, plan)
+    except ReleasesError as error:
+        return error.code, error.message, error.hint
+    return 0, "", ""
 
 
 def _tell_exposure(at: Scene, plan: Plan) -> None:

@@ -383,6 +383,9 @@ def watched() -> Iterator[list[str]]:
 
 def test_no_process_and_no_report_shows_a_value(operator: Path) -> None:
     (operator / "new.env").write_text(f"A=1\nB=two\nKEY='{'canary' * 20000}'\n")
+    typist = operator / "typist"  # who types the value: not on a command line, where the watch would see it
+    typist.write_text('#!/bin/sh\nword=$(printf "can%s" ary)\nprintf "C=%s\\n" "$word" >>"$1"\n')
+    typist.chmod(0o700)
     with watched() as seen:
         done = [
             fab(operator, "env.set", "KEY", "--json", said=CANARY),
@@ -391,7 +394,7 @@ def test_no_process_and_no_report_shows_a_value(operator: Path) -> None:
             fab(operator, "env.push", "new.env", "--json"),
             fab(operator, "env.versions"),
             fab(operator, "env.unset", "KEY", "--yes"),
-            fab(operator, "env.edit", editor="sed -i s/two/canary/"),
+            fab(operator, "env.edit", editor=str(typist)),
         ]
     assert [one.returncode for one in done] == [0] * 7, done
     assert "canary" not in "".join(one.stdout + one.stderr for one in done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..model.config import Stage
 from ..model.machine import Part, drift
@@ -10,6 +11,7 @@ from ..model.plan import Phase, Plan, Step
 from ..model.shell import Script, joined, script
 from ..remote.machine import ORDER
 
+LATE = ("certificate", "https")
 Parts = Mapping[str, tuple[Part, ...]]
 """Host -> what it should be."""
 
@@ -32,6 +34,13 @@ def plan(stage: Stage, parts: Parts, found: Mapping[str, Mapping[str, str]]) -> 
                     steps[host] = (Step(name, title, made(part)),)
         phases.append(Phase(name, title, steps))
     return Plan("provision", stage.name, tuple(parts), tuple(phase for phase in phases if phase.hosts))
+
+
+def halves(plan: Plan) -> tuple[Plan, ...]:
+    """What an authority decides comes last, on its own: its no must not keep a server without a firewall."""
+    early = tuple(phase for phase in plan.phases if phase.name not in LATE)
+    late = tuple(phase for phase in plan.phases if phase.name in LATE)
+    return tuple(replace(plan, phases=phases) for phases in (early, late) if phases)
 
 
 def made(part: Part) -> Script:

@@ -126,11 +126,13 @@ def is_served(answer: str) -> bool:
 def test_an_authority_that_does_not_answer_takes_the_site_away(plain: Shop) -> None:
     """http as before, nothing on 443, an error that names the authority; the rest of the server is made."""
     plain.configure(WITH_WWW)
+    plain.server.run("ufw --force disable")
     failed = plain.fab("provision", "--yes", check=1, timeout=400)
     assert "no certificate from https://localhost:14000/dir" in failed.stderr
     assert "Connection refused" in failed.stderr
     assert is_served(curl(plain.server, "http://pos.test/healthz"))
     assert ":443" not in plain.server.run("ss -ltnH").stdout
+    assert "Status: active" in plain.server.run("ufw status").stdout
     assert {"certificate", "served certificate"} <= different(plain)
     plain.fab("deploy", "--ref", "base", "--force")
 
