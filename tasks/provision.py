@@ -126,7 +126,9 @@ def _seeds(at: Scene) -> stores.Seeds:
     for host, result in _ask_all(at, stores.read(at.stage)).items():
         _learn(known, must(result, host))
     left_out = [host for host in at.stage.hosts if host.name not in at.sessions]
-    while left_out and not {"environment", *(["replication"] if at.stage.replicas else [])} <= set(known):
+    file, copies = at.stage.environment.file, at.stage.replicas
+    wanted = {kind for kind, there in (("environment", file), ("replication", copies)) if there}
+    while left_out and not wanted <= set(known):
         _learn(known, _asked_aside(at.stage, left_out.pop(0)))
     return stores.seeds_of(known.get("environment"), known.get("replication", "").strip())
 

@@ -103,6 +103,39 @@ def test_the_switch_is_undone_with_its_beat(name: str) -> None:
                     assert steps[0] is step, "what users see first is undone last"
 
 
+def balanced() -> tuple[Stage, dict[str, HostFacts]]:
+    stage = stage_of(2)
+    front = replace(stage.hosts[0], name="front", roles=("balancer",))
+    return replace(stage, hosts=(front, *stage.hosts)), seen(stage)
+
+
+@pytest.mark.parametrize("verb", ["deploy", "rollback"])
+def test_behind_a_balancer_no_user_is_sent_to_a_host_that_switches(verb: str) -> None:
+    stage, facts = balanced()
+    plan = (
+        deploy.plan(stage, facts, RELEASE, "ada", 1, stage.balancers)
+        if verb == "deploy"
+        else rollback.plan(stage, facts, NEW, "ada", "code-only", 1, stage.balancers)
+    )
+    said = [(phase.name, phase.hosts) for phase in plan.phases if phase.visible]
+    around = [("drain", ("front",)), ("switch", ("one",)), ("undrain", ("front",))]
+    assert said == [*around, ("drain", ("front",)), ("switch", ("two",)), ("undrain", ("front",))]
+    steps = [step for phase in plan.phases for step in phase.steps.get("front", ())]
+    assert [(step.script.calls[0][0], step.script.calls[0][-1]) for step in steps] == [
+        ("drain_for_now", "one"),
+        ("undrain_after", "one"),
+        ("drain_for_now", "two"),
+        ("undrain_after", "two"),
+    ]
+    assert [step.undo for step in steps if step.undo] == [steps[1].script, steps[3].script]
+
+
+def test_a_batch_of_all_there_is_is_not_drained() -> None:
+    stage, facts = balanced()
+    plan = deploy.plan(stage, facts, RELEASE, "ada", 2, stage.balancers)
+    assert [phase.name for phase in plan.phases if phase.visible] == ["switch"]
+
+
 def test_the_database_is_touched_on_one_host_only() -> None:
     plan = PLANS["deploy-two-hosts"]()
     asked = [

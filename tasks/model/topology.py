@@ -94,8 +94,9 @@ class Topology:
         return self.balancers or self.with_role("web")
 
     def place_of(self, host: Host) -> str:
-        """Where the application finds what is on `host`."""
-        return "127.0.0.1" if self.app_hosts == (host,) else host.inside
+        """Where the application finds what is on `host`, as a URL has it."""
+        there = f"[{host.inside}]" if ":" in host.inside else host.inside
+        return "127.0.0.1" if self.app_hosts == (host,) else there
 
     def strangers_to(self, host: Host) -> tuple[Host, ...]:
         """The hosts with releases where that is not `host` alone: they come to it over the network."""

@@ -16,8 +16,12 @@ make_role() { # ROLE PASSWORD   "" leaves the one it has
     printf '\\set role %s\n' "'${1//\'/}'"
     printf '%s\n' "select format('create role %I', :'role') where not exists (select from pg_roles where rolname = :'role') \\gexec"
     printf '%s\n' "alter role :\"role\" login createdb nosuperuser nocreaterole noreplication;"
-    if [ -n "$2" ]; then printf "set log_statement = 'none'; set password_encryption = 'scram-sha-256'; alter role :\"role\" password '%s';\n" "$literal"; fi
+    if [ -n "$2" ] && ! is_password "$1" "$2"; then printf "set log_statement = 'none'; set password_encryption = 'scram-sha-256'; alter role :\"role\" password '%s';\n" "$literal"; fi
   } | as_postgres -d postgres
+}
+
+is_password() { # ROLE PASSWORD   set again, it would be kept in other words, and what compares them (pgBouncer) would not know it
+  (cd / && PGPASSWORD=$2 PGCONNECT_TIMEOUT=5 psql -XqAtw -h 127.0.0.1 -U "$1" -d postgres -c 'select 1') >/dev/null 2>&1
 }
 
 look_database() { # NAME DATABASE

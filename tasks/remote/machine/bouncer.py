@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
-from ...model.shell import script
+from ...model.shell import Word, script
 from .. import files
 from . import firewall
 from .things import file, part, unit
+
+Look = Callable[..., tuple[Word, ...]]
 
 PORT = 6432
 USERS = "/etc/pgbouncer/userlist.txt"
 
 
-def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
-    """It knows what the database knows of the password, and not the password."""
+def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
+    """It knows what the database knows of the password, and not the password. `look` as of Seeds: a new password is
+    new to it as well.
+    """
     if not stage.has_bouncer or host != stage.database_host:
         return ()
     strangers = stage.strangers_to(host)
     settings = files.render("pgbouncer", stage, listen="*" if strangers else "127.0.0.1", port=PORT, users=USERS)
     users = Thing(
         "users of pgBouncer",
-        ("look_bouncer_users", USERS, stage.application),
+        look("look_bouncer_users", USERS, stage.application),
         "postgres:postgres 640, as the database has it",
         script(("make_bouncer_users", USERS, stage.application)),
     )

@@ -98,7 +98,7 @@ def _passwords(text: str) -> Mapping[str, Secret]:
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     found: tuple[Part, ...] = ()
     if host == stage.database_host and stage.has_postgresql:
-        found += (_postgresql(stage, host, postgres.version(facts), seeds), *bouncer.parts(stage, host))
+        found += (_postgresql(stage, host, postgres.version(facts), seeds), *bouncer.parts(stage, host, seeds.look))
     found += replica.parts(stage, host, facts, seeds.replication)
     if host == stage.redis_host and stage.provision.redis:
         found += (_redis(stage, host, seeds),)
