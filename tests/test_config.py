@@ -208,6 +208,23 @@ def test_one_mistake_gives_one_sentence(added: str, says: str) -> None:
             '[{name="a", transport="local"}, {name="b", transport="local"}]',
             ['only one host may have transport = "local": this machine'],
         ),
+        (
+            '[{name="a", address="10.0.0.1"}, {name="b", address="10.0.0.2", roles=["web", "balancer"]}]',
+            ["web and balancer both want port 80"],
+        ),
+        (
+            '[{name="a", address="10.0.0.1"}, {name="b", address="db.example.com", roles=["postgresql"]}]',
+            ["must be an IP address, or internal must: firewall and database let in addresses, not names"],
+        ),
+        (
+            '[{name="a", address="10.0.0.1", roles=["web", "db", "replica"]}]',
+            ["a replica of the database on its own host is none"],
+        ),
+        (
+            '[{name="a", address="10.0.0.1"}, {name="b", address="10.0.0.2", roles=["redis"]}, '
+            '{name="c", address="10.0.0.3", roles=["redis"]}]',
+            ["another host has the role redis"],
+        ),
         ('[{name="a", address="x", host_key="ssh-ed25519"}]', [NO_KEY]),
         (f'[{{name="a", address="x", host_key="{KEY.replace("ssh-ed25519", "ssh-rsa")}"}}]', [NO_KEY]),
         ('[{name="a", address="x", host_key="-----BEGIN OPENSSH PRIVATE KEY-----"}]', [NO_KEY]),
