@@ -130,6 +130,14 @@ def test_a_user_pretends_to_be_somebody_else(five: Topology) -> None:
     assert not logs.startswith(five.front)
 
 
+def test_only_the_database_is_provisioned_and_shuts_the_application_out(five: Topology) -> None:
+    """With -H its passwords are still those of the environment file, which is on other hosts."""
+    five.hosts["data"].run("psql -qc 'alter role pos nologin'", user="postgres")
+    five.hosts["data"].run("rm /etc/redis/users.acl")
+    five.shop.fab("-H", "data", "provision", "--yes")
+    _await(lambda: json.loads(five.get())["ok"], "the application comes in again")
+
+
 def test_a_secret_is_shown_or_lies_about(five: Topology) -> None:
     """The password of the copy is in one file that only PostgreSQL reads."""
     copy = five.hosts["copy"]
@@ -180,6 +188,37 @@ def test_the_account_that_deploys_may_do_more_to_the_balancer(five: Topology) ->
     run = five.hosts["front"].run
     for words in ("pos-balance drain web9", "pos-balance", "pos-balance drain web1 web2", "nginx -s stop"):
         assert run(f"sudo -n /usr/local/sbin/{words}", user="deploy", check=False).returncode != 0, words
+
+
+def test_a_form_that_was_sent_encrypted_is_refused(five: Topology) -> None:
+    """TLS ends at the balancer, and the application knows: Django compares the origin of a form with how it came."""
+    forged = _log_in(five, "http://pos.test", ["-H", "X-Forwarded-Proto: https"])
+    assert forged == "403", "a user who only says that it was encrypted is believed"
+    five.hosts["front"].run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=pos.test "
+        "-addext subjectAltName=DNS:pos.test -keyout /etc/ssl/private/pos.key -out /etc/ssl/certs/pos.pem"
+    )
+    files = 'certificate = "files"\nfullchain = "/etc/ssl/certs/pos.pem"\nkey = "/etc/ssl/private/pos.key"\n'
+    five.configure(f"{MORE}\n[tls]\n{files}")
+    try:
+        five.shop.fab("provision", "--yes", timeout=300)
+        assert five.get("/", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}") == "301 https://pos.test/"
+        assert _log_in(five, "https://pos.test", []) == "200"
+    finally:
+        five.configure()
+        five.shop.fab("provision", "--yes", timeout=300)
+
+
+def _log_in(five: Topology, address: str, words: list[str]) -> str:
+    """The status of a login with a wrong password that claims to come from an encrypted page; 403: not believed."""
+    to = ["--resolve", f"pos.test:80:{five.front}", "--resolve", f"pos.test:443:{five.front}", *words]
+    jar = five.shop.folder / "cookies"
+    command = ["curl", "-sSk", "-m", "30", "-b", jar, "-c", jar, *to, f"{address}/admin/login/"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    token = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[0]
+    form = ["-H", "Origin: https://pos.test", "--data", f"csrfmiddlewaretoken={token}&username=a&password=b"]
+    answer = [*form, "-o", "/dev/null", "-w", "%{http_code}"]
+    return subprocess.run([*command, *answer], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_pool_of_connections_gets_in_the_way_of_a_migration(five: Topology) -> None:
