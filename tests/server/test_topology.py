@@ -251,8 +251,6 @@ def test_one_dead_host_takes_the_shop_down(five: Topology) -> None:
     assert "web2: no connection to" in shown.stdout
     told = json.loads(five.shop.fab("status", "--json", check=1).stdout)
     assert list(told["unreachable"]) == ["web2"]
-    refused = five.shop.fab("deploy", "--ref", "code-only", check=1)
-    assert "web2: no connection to" in refused.stderr
     dead.start()
     _await(lambda: five.shop.fab("status", check=None).returncode == 0, "all of them do their part again")
 
