@@ -8,7 +8,7 @@ until_proven() { # NAME COMMANDS   which undo it, also when nobody is connected 
   undone "$1"
   mkdir -p "$UNPROVEN"
   printf '%s\n' "$2" >"$UNPROVEN/$1"
-  systemd-run --quiet --collect --unit="fab-releases-undo-$1" --on-active="$UNDO_AFTER" \
+  systemd-run --quiet --collect --unit="fab-releases-undo-$1" --on-active="$UNDO_AFTER" --timer-property=AccuracySec=1s \
     bash -c "bash '$UNPROVEN/$1'; : >'$UNPROVEN/$1'"
 }
 

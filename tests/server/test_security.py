@@ -184,7 +184,7 @@ def test_a_hardened_unit_stops_the_application(shop: Shop) -> None:
     server, before = shop.server, shop.current()
     for unit in ("pos-web@", "pos-worker@", "pos-beat"):
         server.put(f"/etc/systemd/system/{unit}.service.d/ours.conf", drop_in())
-    server.run("systemctl daemon-reload")
+    server.run("systemctl daemon-reload && echo POS_BEAT_SECONDS=2 >> /srv/pos/shared/.env.production")
     shop.fab("deploy", "--ref", "code-only")
     after = shop.current()
     found = scores(server)
