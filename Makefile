@@ -29,6 +29,11 @@ test: $(SYNCED) ## Run every test; as root on Debian also those on real servers
 	@bash tests/servers/install.sh
 	@.venv/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
+.PHONY: nightly
+nightly: $(SYNCED) ## Run every test at full size, as a night allows
+	@bash tests/servers/install.sh
+	@.venv/bin/python -m pytest --nightly --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
+
 .PHONY: fast
 fast: $(SYNCED) ## Run the tests that need neither a server nor the sandbox
 	@.venv/bin/python -m pytest -m 'not server and not sandbox' $(PYTEST_ARGUMENTS)

@@ -100,7 +100,7 @@ def process_count(shop: Shop, what: str) -> int:
     return int(shop.server.run(f"pgrep -fc '[{what[0]}]{what[1:]}' || true").stdout)
 
 
-@pytest.mark.parametrize("deploy_to", [ELSEWHERE, IN_PLACE])
+@pytest.mark.parametrize("deploy_to", [pytest.param(ELSEWHERE, marks=pytest.mark.nightly), IN_PLACE])
 def test_adopting_loses_a_request_a_sale_or_a_file(flat: tuple[Shop, Snapshot], deploy_to: str) -> None:
     """Under load, while files are uploaded; then deploy, back to what was adopted, and deploy again."""
     shop = shop_of(flat, deploy_to)
@@ -174,6 +174,7 @@ def kill_after(shop: Shop, step: str, chance: random.Random) -> None:
     run.communicate()
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_killed_leaves_something_that_does_not_serve(flat: tuple[Shop, Snapshot]) -> None:
     """Killed seven times on the way, each run goes on; users are served by the one or the other all the time."""
     shop = shop_of(flat, PARENT)

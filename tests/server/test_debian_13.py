@@ -13,7 +13,7 @@ from tests.servers.shop import Shop, fill
 from .conftest import await_page
 from .looking import sell
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.nightly]
 
 
 def test_debian_13_is_not_what_debian_12_is(boot: Boot, origin: Path, tmp_path: Path) -> None:

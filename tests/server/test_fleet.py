@@ -349,6 +349,7 @@ def test_a_rolling_deploy_that_fails_late_takes_the_first_host_back(fleet: Shop)
 # -- four of them
 
 
+@pytest.mark.nightly
 def test_four_hosts_switch_in_batches_and_go_back_together(
     boot: Boot, fleet: Shop, origin: Path, tmp_path: Path
 ) -> None:
