@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GIT = ("git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.com")
 
 
+LEFT_OUT = ("GITHUB_", "GITLAB_", "MAKE", "PYTHONDONTWRITEBYTECODE")
+
+
 @dataclass
 class Checkout:
     """A clone of this repository as a newcomer has it, on a port of its own."""
@@ -73,7 +76,7 @@ class Checkout:
 
 
 def variables() -> dict[str, str]:
-    told = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "GITLAB_", "MAKE"))}
+    told = {name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)}
     person = {"GIT_AUTHOR_NAME": "Somebody", "GIT_AUTHOR_EMAIL": "somebody@example.com"}
     return told | {"CI": ""} | person | {name.replace("AUTHOR", "COMMITTER"): text for name, text in person.items()}
 

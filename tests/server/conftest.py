@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,11 @@ from examples.revisions import make
 from tests.conftest import Boot
 from tests.servers import Snapshot
 from tests.servers.shop import REQUIREMENTS, Shop, make_shop
+
+
+def nightly(*values: object) -> list[Any]:
+    """Parameters that only a night has time for."""
+    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
 
 @pytest.fixture(scope="session")

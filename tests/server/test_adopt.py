@@ -197,6 +197,7 @@ def test_a_run_that_is_killed_leaves_something_that_does_not_serve(flat: tuple[S
     assert "look at" not in shop.fab("status").stdout
 
 
+@pytest.mark.nightly
 def test_what_cannot_be_adopted_is_half_adopted(flat: tuple[Shop, Snapshot]) -> None:
     """Everything that stands in the way is said at once, and nothing is touched: no file, no unit, no folder."""
     shop = shop_of(flat, ELSEWHERE)
@@ -240,6 +241,7 @@ def test_what_cannot_be_adopted_is_half_adopted(flat: tuple[Shop, Snapshot]) -> 
     assert "nothing was touched" in asked.stderr
 
 
+@pytest.mark.nightly
 def test_a_copy_that_does_not_answer_takes_the_users_with_it(flat: tuple[Shop, Snapshot]) -> None:
     """The new one is not well, first in private, then through the door: the old one serves, with its uploads."""
     shop = shop_of(flat, ELSEWHERE)

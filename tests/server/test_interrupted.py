@@ -19,7 +19,7 @@ import pytest
 from tests.servers import Server, faults
 from tests.servers.shop import ROOT, Shop
 
-from .conftest import await_page
+from .conftest import await_page, nightly
 from .load import Load, Watch, assert_none, load, watch
 
 pytestmark = pytest.mark.server
@@ -237,7 +237,7 @@ def moment_of(shop: Shop, process: subprocess.Popen[str], moment: str, stack: Ex
     return lambda: await_step(process, moment)
 
 
-@pytest.mark.parametrize("moment", ["environment", "boot", "before", "after"])
+@pytest.mark.parametrize("moment", [*nightly("environment", "boot"), "before", "after"])
 def test_a_cut_link_leaves_fab_hanging_or_the_server_half_done(shop: Shop, figures: list[str], moment: str) -> None:
     before, revision = shop.current(), next_revision(shop)
     with ExitStack() as stack:
@@ -264,7 +264,7 @@ def test_a_cut_link_leaves_fab_hanging_or_the_server_half_done(shop: Shop, figur
 # -- without power
 
 
-@pytest.mark.parametrize("moment", ["static", "before", "after", "retire"])
+@pytest.mark.parametrize("moment", [*nightly("static", "retire"), "before", "after"])
 def test_a_server_that_lost_power_does_not_come_back_by_itself(shop: Shop, figures: list[str], moment: str) -> None:
     before, revision = shop.current(), next_revision(shop)
     with ExitStack() as stack:

@@ -179,6 +179,7 @@ def drop_in() -> str:
     return page[page.index("```ini\n") + 7 :].split("```")[0]
 
 
+@pytest.mark.nightly
 def test_a_hardened_unit_stops_the_application(shop: Shop) -> None:
     """With the lines of the page: a deploy, a photo, a sale, a task, a beat, a restart, a backup, the way back."""
     server, before = shop.server, shop.current()
@@ -262,6 +263,7 @@ def test_the_account_that_deploys_becomes_root(server: Server) -> None:
     assert server.run("visudo -c").returncode == 0
 
 
+@pytest.mark.nightly
 def test_a_broken_sudoers_file_shuts_everybody_out_of_root(shop: Shop) -> None:
     """visudo refuses it before sudo can read it; the rules that were there stay."""
     before = shop.server.run("cat /etc/sudoers.d/pos").stdout
@@ -440,6 +442,7 @@ def comes_in(server: Server) -> bool:
     return subprocess.run([*server.ssh("root"), "true"], capture_output=True, timeout=60).returncode == 0
 
 
+@pytest.mark.nightly
 def test_hardening_ssh_shuts_us_out(shop: Shop) -> None:
     """sshd accepts the file, and it lets nobody in: the one before is back before fab says so."""
     server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
@@ -454,6 +457,7 @@ def test_hardening_ssh_shuts_us_out(shop: Shop) -> None:
     shop.fab("provision", "--check")
 
 
+@pytest.mark.nightly
 def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
     """Nobody is there to take it back: the server does, by itself."""
     server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
@@ -469,6 +473,7 @@ def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
     await_that(lambda: comes_in(server), lambda: "root is not let in")
 
 
+@pytest.mark.nightly
 def test_a_key_named_by_hand_is_forgotten_when_the_way_in_is_proven(shop: Shop) -> None:
     """`fab -i KEY`: the second connection comes in with it as the first one did."""
     shop.server.run("ufw --force disable")
@@ -478,6 +483,7 @@ def test_a_key_named_by_hand_is_forgotten_when_the_way_in_is_proven(shop: Shop) 
     assert "Status: active" in shop.server.run("ufw status").stdout
 
 
+@pytest.mark.nightly
 def test_a_file_that_sshd_refuses_goes_live(shop: Shop) -> None:
     server, before = shop.server, shop.server.run(f"cat {DROP_IN}; systemctl show -p MainPID ssh").stdout
     (shop.folder / "fabfile.py").write_text(changed("sshd.conf", "PermitNonsense yes"))
@@ -488,6 +494,7 @@ def test_a_file_that_sshd_refuses_goes_live(shop: Shop) -> None:
     assert comes_in(server)
 
 
+@pytest.mark.nightly
 def test_another_file_overrules_ours(shop: Shop) -> None:
     shop.server.put("/etc/ssh/sshd_config.d/05-cloud.conf", "PasswordAuthentication yes\n")
     named = json.loads(shop.fab("provision", "--check", "--json", check=1).stdout)

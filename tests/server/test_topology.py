@@ -20,7 +20,7 @@ from tests.servers.shop import REQUIREMENTS, TOML, Shop, fill
 
 from .load import assert_none, load, sales
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.nightly]
 
 ROLES = {
     "web1": ["web", "worker", "beat", "db"],
