@@ -78,7 +78,7 @@ systemd_told() { # SERVICE ID
   printf '%s' "$told"
 }
 
-systemd_log() { journalctl --no-pager --quiet --output=cat --lines=60 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
+systemd_log() { journalctl --no-pager --quiet --output=cat --lines=200 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
 systemd_ids() {
   systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating "$APPLICATION-*@*.service" "$APPLICATION-*@*.socket" |
