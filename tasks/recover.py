@@ -40,7 +40,7 @@ def recover(
     here = load_stage(stage)
     _possible(here)
     started = time.monotonic()
-    with talk(json=json) as tell, scene(context, here, tell, as_admin=True) as at:
+    with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=here.hosts) as at:
         facts = provisioning.identified(at)
         at.lock("recover", wait)
         primary = here.primary.name
@@ -71,6 +71,11 @@ def _possible(stage: Stage) -> None:
     if not stage.backup.repository:
         raise UsageError(
             "[backup] repository is not set: nothing was sent away", "docs/how-to/rebuild-a-lost-server.md"
+        )
+    if stage.has_postgresql and stage.database_host != stage.primary:
+        raise UsageError(
+            f"the database is on {stage.database_host.name}, apart from the releases: recover does not do that yet",
+            "docs/how-to/rebuild-a-lost-server.md says how by hand",
         )
     if not key_file(stage).exists():
         raise UsageError(
