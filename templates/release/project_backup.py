@@ -65,7 +65,7 @@ def backup(arguments: dict) -> dict:
     for old in dropped:
         for path in (directory / f"{old}.json", *directory.glob(f"{old}.*")):  # without its manifest it is none
             path.unlink(missing_ok=True)
-    for part in directory.glob("*.part"):  # of one that was killed; nobody else makes one: `only_one` per directory
+    for part in directory.glob("*.part"):  # of one that was killed; a younger one may be somebody else at work
         if not part.name.startswith(name) and time.time() - part.stat().st_mtime > DAY:
             part.unlink(missing_ok=True)
     return {**taken, "dropped": dropped}
