@@ -45,7 +45,7 @@ await() { # ID SERVICE SECONDS SETTLE
     if ((SECONDS >= deadline)); then
       not_well "$id" "$service" "is not ready after $3 s" "is it waiting for something? see its lines above, or raise [health] deadline"
     fi
-    sleep 0.05
+    sleep 0.1 # each look costs the starting release some 15 ms of the same processors
   done
   fact "$service" "$("${MANAGER}_told" "$service" "$id")"
 }
