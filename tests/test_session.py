@@ -315,6 +315,19 @@ def test_a_server_that_dies_in_the_middle_is_lost_not_failed(session: Session) -
     assert session.run("true").lost
 
 
+def test_a_session_that_was_lost_is_waited_for(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that outlived it may still hold the pipe, so that writing works: nobody will ever answer."""
+    run = Background(session, "sleep 600")
+    os.killpg(process_of(session), signal.SIGKILL)
+    for pid in processes_in(process_of(session)):
+        os.kill(pid, signal.SIGKILL)
+    assert run.result().lost
+    monkeypatch.setattr(session.channel, "write", lambda _: None)
+    while not session._heard.empty():
+        session._heard.get()
+    assert Background(session, "true", timeout=600).result().lost
+
+
 @pytest.mark.parametrize("said", ["echo 'Last login: yesterday'; exit 0", "exit 1", "echo broken >&2; cat"])
 def test_something_else_than_a_server_is_named_not_waited_for(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Session.hello

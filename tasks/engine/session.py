@@ -196,7 +196,7 @@ class Session:
     def _next(self, timeout: float) -> Heard:
         """None: nothing came in time, or nothing will come any more (`alive` says which)."""
         try:
-            return self._heard.get(timeout=timeout)
+            return self._heard.get(timeout=0 if self._over.is_set() else timeout)
         except queue.Empty:
             return None
 
