@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ._operator import confirm, now, who
-from ._scene import Scene, must
+from ._scene import Scene, must, show_plan
 from .engine.execute import Ending, ask, execute
 from .model.config import Stage, seconds
 from .model.errors import PreflightError, UsageError
@@ -107,11 +106,8 @@ def _megabytes(kilobytes: str) -> str:
 
 
 def _show(plan: Plan, after: Plan, *, json: bool) -> int:
-    from .report import paper
-
     both = Plan(plan.verb, plan.stage, plan.hosts, (*plan.phases, *after.phases), plan.release, plan.note)
-    print(json_module.dumps(paper.to_json(both)) if json else paper.to_text(both))
-    return 0
+    return show_plan(both, json=json)
 
 
 def _failed(at: Scene, plan: Plan, ending: Ending, *, live: bool) -> int:

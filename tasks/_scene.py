@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
 import re
 import sys
@@ -251,3 +252,11 @@ def must(result: Any, host: str) -> Any:
         message, hint = result.error
         raise FailedError(f"{host}: {message}" + _last_lines(result.log), hint)
     return result
+
+
+def show_plan(plan: Plan, *, json: bool) -> int:
+    """What a dry run prints; 0."""
+    from .report import paper
+
+    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
+    return 0

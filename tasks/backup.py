@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from secrets import token_hex
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import invoke
 
 from ._operator import confirm, load_stage, now, strong, who
-from ._scene import Scene, must, scene, talk
+from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask
 from .model.backup import Saved, at_or_before
@@ -33,7 +32,7 @@ HOURS = 6 * 3600
 def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None:
     """Take a backup of the database now: written aside, read whole, then named; old ones go by the policy."""
     here = load_stage(stage)
-    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+    with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         said = json_module.loads(_say(at, saving.take(here))["backup"])
         tell(Note(f"{said['name']}: {said['rows']:,} rows, {said['bytes']:,} bytes, read whole"))
         for old in said["dropped"]:
@@ -49,7 +48,7 @@ def backups(context: invoke.Context, stage: str = "", json: bool = False) -> Non
     from .report import backups as page
 
     here = load_stage(stage)
-    with talk() as tell, scene(context, _primary_only(here), tell) as at:
+    with talk() as tell, scene(context, here, tell, among=(here.primary,)) as at:
         saved, facts = _listed(at)
         if json:
             print(json_module.dumps(page.to_json(saved, facts)))
@@ -80,7 +79,7 @@ def restore_db(
         raise UsageError("say either --date or --undo", "fab restore-db --date latest")
     here = load_stage(stage)
     wanted = None if undo else moment(date, now().astimezone())
-    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+    with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         if not dry_run and not to_scratch:
             at.lock(f"restore-db {date or '--undo'}", wait)
         current = _settled(at)
@@ -92,7 +91,7 @@ def restore_db(
             if to_scratch:
                 return _to_scratch(at, chosen)
             plan, done = _forth(at, current, chosen, yes=yes or dry_run)
-        return _show(plan, json=json) if dry_run else at.perform(plan, done)
+        return show_plan(plan, json=json) if dry_run else at.perform(plan, done)
 
 
 def _settled(at: Scene) -> str:
@@ -141,7 +140,7 @@ def _to_scratch(at: Scene, chosen: Saved) -> int:
 def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool = False) -> None:
     """Prove a backup: restore it beside the live database, check it, drop it, say how long that took."""
     here = load_stage(stage)
-    with talk(json=json) as tell, scene(context, _primary_only(here), tell) as at:
+    with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         saved, _ = _listed(at)
         chosen = next((one for one in saved if one.name == name or not name), None)
         if chosen is None:
@@ -149,11 +148,6 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         done = json_module.loads(_say(at, saving.rehearse(chosen, keep=False))["drill"])
         tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
         tell(Note(f"what was written in the last {_hours(chosen)} h is not in it (RPO)"))
-
-
-def _primary_only(stage: Stage) -> Stage:
-    """The database belongs to the stage, not to each of its hosts."""
-    return replace(stage, hosts=(stage.primary,))
 
 
 def _say(at: Scene, what: Script) -> dict[str, str]:
@@ -196,13 +190,6 @@ def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> st
     if missing:
         lines.append(f"  it is older than the live release: {', '.join(missing)} will be migrated right after")
     return "\n".join(lines)
-
-
-def _show(plan: Plan, *, json: bool) -> int:
-    from .report import paper
-
-    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
-    return 0
 
 
 TASKS = ("backup", "backups", "restore_db", "drill")

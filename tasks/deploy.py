@@ -8,7 +8,7 @@ from collections.abc import Callable
 import invoke
 
 from ._operator import confirm, load_stage, now, who
-from ._scene import Scene, must, scene, talk
+from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask
 from .model.config import Stage
@@ -57,7 +57,7 @@ def deploy(
         release = _new_release(here, at, revision)
         plan = deploying.plan(here, at.facts, release, who(), batch, balancers)
         if dry_run:
-            return _show(plan, json=json)
+            return show_plan(plan, json=json)
         return at.perform(plan, f"{release.id} is live{_address(here)}", release.sha)
 
 
@@ -106,7 +106,7 @@ def rollback(
         database = _database_question(here, at, id, code_only=code_only, with_db=with_db, yes=yes or dry_run)
         plan = rolling_back.plan(here, at.facts, id, who(), database, batch, balancers)
         if dry_run:
-            return _show(plan, json=json)
+            return show_plan(plan, json=json)
         return at.perform(plan, f"{id} is live again{_address(here)}")
 
 
@@ -229,13 +229,6 @@ def _database_question(
         return "code-only"
     confirm(f"Reverse {len(ahead)} migration(s) first: {', '.join(ahead)}. Columns and tables they added go.", yes=yes)
     return "reverse"
-
-
-def _show(plan: Plan, *, json: bool) -> int:
-    from .report import paper
-
-    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
-    return 0
 
 
 def _address(stage: Stage) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json as json_module
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import invoke
 from . import _adoption
 from ._offsite import made_key, opened
 from ._operator import confirm, load_stage
-from ._scene import Scene, must, open_host, scene, talk
+from ._scene import Scene, must, open_host, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
 from .engine.session import Result
@@ -60,18 +59,14 @@ def provision(
         if not check and not dry_run and (made := made_key(here)):
             tell(Note(f"{made} is the key of what is sent away: keep a copy where no server is", warning=True))
         seeds = replace(_seeds(at), offsite=opened(here))
-
-        def parts_with(seeds: stores.Seeds) -> provisioning.Parts:
-            return {host: machine.parts(here, here.host(host), facts[host], seeds) for host in at.sessions}
-
-        parts = parts_with(seeds)
+        parts = _wanted(at, facts, seeds)
         found = _look(at, parts)
         differs = {host: drift(parts[host], found[host]) for host in parts}
         if check:
             return _show(differs, json=json)
         plan = provisioning.plan(here, parts, found)
         if dry_run and not flat:
-            return _print_plan(plan, json=json)
+            return show_plan(plan, json=json)
         if not dry_run:
             _ask_about(differs, yes=yes)
         if flat:
@@ -80,19 +75,19 @@ def provision(
             if code or dry_run:
                 return code
             seeds = replace(_seeds(at), offsite=opened(here))
-            parts = parts_with(seeds)
+            parts = _wanted(at, facts, seeds)
             plan = provisioning.plan(here, parts, _look(at, parts))
-        return _perform(at, plan, parts_with(seeds.in_place))
+        return _perform(at, plan, _wanted(at, facts, seeds.in_place))
 
 
 def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
     """Makes whatever differs, with these secrets; asks nothing."""
+    parts = _wanted(at, facts, seeds)
+    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), _wanted(at, facts, seeds.in_place))
 
-    def parts_with(seeds: stores.Seeds) -> provisioning.Parts:
-        return {host: machine.parts(at.stage, at.stage.host(host), facts[host], seeds) for host in at.sessions}
 
-    parts = parts_with(seeds)
-    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), parts_with(seeds.in_place))
+def _wanted(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> provisioning.Parts:
+    return {host: machine.parts(at.stage, at.stage.host(host), facts[host], seeds) for host in at.sessions}
 
 
 def identified(at: Scene) -> dict[str, dict[str, str]]:
@@ -124,19 +119,17 @@ def _seeds(at: Scene) -> stores.Seeds:
     """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one."""
     known: dict[str, str] = {}
     for host, result in _ask_all(at, stores.read(at.stage)).items():
-        _learn(known, must(result, host))
+        known = _told(must(result, host)) | known
     left_out = [host for host in at.stage.hosts if host.name not in at.sessions]
     file, copies = at.stage.environment.file, at.stage.replicas
     wanted = {kind for kind, there in (("environment", file), ("replication", copies)) if there}
     while left_out and not wanted <= set(known):
-        _learn(known, _asked_aside(at.stage, left_out.pop(0)))
+        known = _told(_asked_aside(at.stage, left_out.pop(0))) | known
     return stores.seeds_of(known.get("environment"), known.get("replication", "").strip())
 
 
-def _learn(known: dict[str, str], result: Result) -> None:
-    for mark in result.marks:
-        if mark.kind in ("environment", "replication"):
-            known.setdefault(mark.kind, base64.b64decode(mark.words[0]).decode(errors="surrogateescape"))
+def _told(result: Result) -> dict[str, str]:
+    return stores.told((mark.kind, *mark.words) for mark in result.marks)
 
 
 def _asked_aside(stage: Stage, host: Host) -> Result:
@@ -170,13 +163,6 @@ def _show(differs: Mapping[str, tuple[Drift, ...]], *, json: bool) -> int:
     return 1 if count else 0
 
 
-def _print_plan(plan: Plan, *, json: bool) -> int:
-    from .report import paper
-
-    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
-    return 0
-
-
 def _ask_about(differs: Mapping[str, tuple[Drift, ...]], *, yes: bool) -> None:
     """What somebody wrote is not overwritten unseen."""
     from .report import drift as page
@@ -190,24 +176,7 @@ def _ask_about(differs: Mapping[str, tuple[Drift, ...]], *, yes: bool) -> None:
 
 
 def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
-    code, message, hint = 0, "", ""
-    for half in provisioning.halves(plan):
-        ending = execute(half, at.sessions, at.tell, seconds(at.stage.build_timeout))
-        code, message, hint = ending.code, ending.message, ending.hint
-        if code == 0:
-            code, message, hint = _proved(at, half)
-        if code:
-            break
-    if code == 0:
-        try:
-            _tell_exposure(at, plan)
-            left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
-            names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]
-            if names:
-                code, message = 1, f"made, and still not as it should be: {', '.join(names)}"
-                hint = "fab provision --check"
-        except ReleasesError as error:
-            code, message, hint = error.code, error.message, error.hint
+    code, message, hint = _made(at, plan, parts)
     made = sum(len(steps) for phase in plan.phases for steps in phase.steps.values())
     total = sum(len(part.things) for wanted in parts.values() for part in wanted)
     done = (
@@ -219,11 +188,21 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
     return code
 
 
-def _proved(at: Scene, plan: Plan) -> tuple[int, str, str]:
+def _made(at: Scene, plan: Plan, parts: provisioning.Parts) -> tuple[int, str, str]:
+    """Exit code, message, hint: carried out, proved, and looked at once more."""
     try:
-        _prove_the_way_in(at, plan)
+        for half in provisioning.halves(plan):
+            ending = execute(half, at.sessions, at.tell, seconds(at.stage.build_timeout))
+            if ending.code:
+                return ending.code, ending.message, ending.hint
+            _prove_the_way_in(at, half)
+        _tell_exposure(at, plan)
+        left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
     except ReleasesError as error:
         return error.code, error.message, error.hint
+    names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]
+    if names:
+        return 1, f"made, and still not as it should be: {', '.join(names)}", "fab provision --check"
     return 0, "", ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from dataclasses import replace
 
@@ -95,9 +94,8 @@ def _carried_out(at: Scene, plan: Plan) -> dict[str, str]:
 def _seeds(at: Scene) -> stores.Seeds:
     """As the lost server had them: its environment file goes where it was, and its passwords are made known again."""
     said = must(ask(at.sessions[at.stage.primary.name], recovering.read_environment(at.stage)), at.stage.primary.name)
-    found = next((mark.words[0] for mark in said.marks if mark.kind == "environment"), None)
-    seeds = stores.seeds_of(base64.b64decode(found).decode(errors="surrogateescape") if found else None)
-    return replace(seeds, offsite=opened(at.stage))
+    known = stores.told((mark.kind, *mark.words) for mark in said.marks)
+    return replace(stores.seeds_of(known.get("environment")), offsite=opened(at.stage))
 
 
 TASKS = ("recover",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
@@ -61,6 +62,15 @@ class Seeds:
 
     def look(self, *call: Word) -> tuple[Word, ...]:
         return ("look_nothing",) if self.fresh else call
+
+
+def told(marks: Iterable[tuple[str, ...]]) -> dict[str, str]:
+    """(kind, word, ...) as `read` is answered -> "environment", the file's text, and "replication", a password."""
+    return {
+        kind: base64.b64decode(words[0]).decode(errors="surrogateescape")
+        for kind, *words in marks
+        if kind in ("environment", "replication")
+    }
 
 
 def seeds_of(text: str | None, replication: str = "") -> Seeds:
