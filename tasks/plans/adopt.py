@@ -10,7 +10,7 @@ from ..model.machine import Part
 from ..model.plan import Phase, Plan, Step
 from ..model.release import Release
 from ..model.shell import Script, script
-from ..remote import adopt, build, django, files, health, services
+from ..remote import adopt, build, django, files, services
 from ..remote import release as releases
 from ..remote.adopt import Flat
 from . import provision
@@ -55,7 +55,6 @@ def plan(
 
     id = flat.live or release.id
     stop = deployer(services.stop(stage, host, id))
-    asked = script(("healthy", id, health.private(stage, id))) if services.names(stage, host, "web") else Script()
     copy = phase(
         "copy",
         f"Copy what runs into {id}",
@@ -90,8 +89,8 @@ def plan(
         Step("start", "Start its processes", deployer(services.start(stage, host, id, "web")), stop),
         Step("inspect", "Check the application", deployer(django.inspect(stage, release))),
         Step("boot", "Wait until they are loaded", deployer(services.await_ready(stage, host, id, "web"))),
-        Step("health", "Ask its health", deployer(asked)),
-        Step("workers", "Start its workers", deployer(_workers(stage, host, id)), stop),
+        Step("health", "Ask its health", deployer(releases.healthy(stage, host, id))),
+        Step("workers", "Start its workers", deployer(services.start_workers(stage, host, id)), stop),
     )
     publish = phase(
         "publish",
@@ -122,14 +121,6 @@ def plan(
     built = (again,) if flat.live else (copy, boot, publish)
     note = f"{stage.provision.adopt} becomes {id}"
     return Plan("adopt", stage.name, (host.name,), (*begin, *built, door), release=id, note=note)
-
-
-def _workers(stage: Stage, host: Host, id: str) -> Script:
-    return (
-        services.start(stage, host, id, "worker")
-        + services.await_ready(stage, host, id, "worker")
-        + services.queues_served(stage, host, id)
-    )
 
 
 def retire(stage: Stage, host: Host, flat: Flat, parts: Sequence[Part], id: str) -> Plan:

@@ -8,8 +8,8 @@ from ..model.config import Host, Stage
 from ..model.facts import HostFacts
 from ..model.plan import Phase, Plan, Step
 from ..model.release import Release
-from ..model.shell import Script, script
-from ..remote import build, django, health, services, source
+from ..model.shell import Script
+from ..remote import build, django, services, source
 from ..remote import release as releases
 from . import rolling
 
@@ -94,8 +94,8 @@ def plan(
     check = phase(
         "check",
         "Check it in private",
-        everywhere("health", "Ask its health", lambda host: _healthy(stage, host, id)),
-        everywhere("workers", "Start its workers", lambda host: _workers(stage, host, id), stop),
+        everywhere("health", "Ask its health", lambda host: releases.healthy(stage, host, id)),
+        everywhere("workers", "Start its workers", lambda host: services.start_workers(stage, host, id), stop),
         everywhere(
             "before-switch", "Hooks before the switch", _hooks(release, "before_switch", stage.hooks.before_switch)
         ),
@@ -154,18 +154,6 @@ def _static(stage: Stage, release: Release, everywhere: Callable[..., dict[str, 
 def _start(stage: Stage, host: Host, id: str) -> Script:
     """Workers first: Celery asks its neighbours for a whole second, which leaves the processor to the others."""
     return services.start_early(stage, host, id) + services.start(stage, host, id, "web")
-
-
-def _healthy(stage: Stage, host: Host, id: str) -> Script:
-    return script(("healthy", id, health.private(stage, id))) if services.names(stage, host, "web") else Script()
-
-
-def _workers(stage: Stage, host: Host, id: str) -> Script:
-    return (
-        services.start(stage, host, id, "worker")
-        + services.await_ready(stage, host, id, "worker")
-        + services.queues_served(stage, host, id)
-    )
 
 
 def _retire(stage: Stage, previous: str) -> Script:

@@ -10,8 +10,7 @@ from ..model.errors import PreflightError
 from ..model.facts import HostFacts
 from ..model.plan import Phase, Plan, Step
 from ..model.release import rollback_target
-from ..model.shell import Script, script
-from ..remote import django, health, services
+from ..remote import django, services
 from ..remote import release as releases
 from . import rolling
 
@@ -95,7 +94,6 @@ def plan(
 
 
 def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tuple[Step, ...]:
-    asked = script(("healthy", id, health.private(stage, id))) if services.names(stage, host, "web") else Script()
     return (
         Step("repair", "Tidy up after earlier runs", releases.repair(stage, seen.current, who)),
         Step(
@@ -107,7 +105,7 @@ def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tu
             + services.start(stage, host, id, "worker"),
             services.stop(stage, host, id),
         ),
-        Step("health", "Ask its health", asked),
+        Step("health", "Ask its health", releases.healthy(stage, host, id)),
     )
 
 

@@ -12,6 +12,11 @@ def repair(stage: Stage, current: str, who: str) -> Script:
     return script(("repair", health.front(stage, current), who))
 
 
+def healthy(stage: Stage, host: Host, id: str) -> Script:
+    """Asks it in private; says nothing on a host without web processes."""
+    return script(("healthy", id, health.private(stage, id))) if services.names(stage, host, "web") else Script()
+
+
 def activate(
     stage: Stage, host: Host, id: str, previous: str, who: str, *, leaves: str = "retired", note: str = ""
 ) -> Script:

@@ -32,6 +32,11 @@ def await_ready(stage: Stage, host: Host, id: str, *kinds: str) -> Script:
     return Script(tuple(calls))
 
 
+def start_workers(stage: Stage, host: Host, id: str) -> Script:
+    """Started, answering, and taking from every queue."""
+    return start(stage, host, id, "worker") + await_ready(stage, host, id, "worker") + queues_served(stage, host, id)
+
+
 def queues_served(stage: Stage, host: Host, id: str) -> Script:
     """Celery workers say which queues they take from and which they could send to."""
     celery = [name for name in names(stage, host, "worker") if is_celery(stage.services[name])]
