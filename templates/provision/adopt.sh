@@ -9,7 +9,7 @@ LAYOUT=(current releases staging shared environments backups repo.git .releases)
 as_account() { # USER FUNCTION WORD...
   local user=$1 home status stopped=
   shift
-  home=$(getent passwd "$user" | cut -d : -f 6)
+  home=$(home_of "$user")
   trap 'stopped=143' TERM INT HUP
   set +e
   {

@@ -52,9 +52,11 @@ make_account() { # USER login|service GROUP...
   for group in "$@"; do usermod --append --groups "$group" "$user"; done
 }
 
+home_of() { getent passwd "$1" | cut -d : -f 6; } # USER
+
 keys_of() { # USER
   local home
-  home=$(getent passwd "$1" | cut -d : -f 6) || return 0
+  home=$(home_of "$1") || return 0
   grep -hE '^[^#]*(ssh-|ecdsa-|sk-)' "$home/.ssh/authorized_keys" 2>/dev/null || true
 }
 
@@ -71,7 +73,7 @@ key_name() { ssh-keygen -lf - <<<"$1" 2>/dev/null | cut -d ' ' -f 2-3 || echo '?
 make_keys() { # USER FROM KEY...   none is ever taken away
   local user=$1 from=$2 home key file
   shift 2
-  home=$(getent passwd "$user" | cut -d : -f 6)
+  home=$(home_of "$user")
   file=$home/.ssh/authorized_keys
   install -d -m 700 -o "$user" -g "$(id -gn "$user")" "$home/.ssh"
   { printf '%s\n' "$@"; keys_of "$from"; } | while IFS= read -r key; do
@@ -82,7 +84,7 @@ make_keys() { # USER FROM KEY...   none is ever taken away
 
 look_known_hosts() { # NAME USER LINE...
   local name=$1 home line
-  home=$(getent passwd "$2" | cut -d : -f 6) || true
+  home=$(home_of "$2") || true
   shift 2
   for line in "$@"; do
     if grep -qsxF -- "$line" "$home/.ssh/known_hosts"; then printf '%s\n' "$line"; fi
@@ -91,7 +93,7 @@ look_known_hosts() { # NAME USER LINE...
 
 make_known_hosts() { # USER LINE...
   local user=$1 home line
-  home=$(getent passwd "$1" | cut -d : -f 6)
+  home=$(home_of "$1")
   shift
   install -d -m 700 -o "$user" -g "$(id -gn "$user")" "$home/.ssh"
   for line in "$@"; do
@@ -102,13 +104,13 @@ make_known_hosts() { # USER LINE...
 
 look_git_key() { # NAME USER
   local home
-  home=$(getent passwd "$2" | cut -d : -f 6) || true
+  home=$(home_of "$2") || true
   { if compgen -G "$home/.ssh/id_*.pub" >/dev/null; then echo there; fi; } | found "$1"
 }
 
 make_git_key() { # USER COMMENT   the public half is told: it has to be registered at the git host
   local home
-  home=$(getent passwd "$1" | cut -d : -f 6)
+  home=$(home_of "$1")
   if compgen -G "$home/.ssh/id_*.pub" >/dev/null; then return; fi
   runuser -u "$1" -- ssh-keygen -q -t ed25519 -N '' -C "$2" -f "$home/.ssh/id_ed25519"
   warn "register this as a read-only deploy key at the git host: $(cat "$home/.ssh/id_ed25519.pub")"
