@@ -6,10 +6,8 @@ import asyncio
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 import uv
 
 from tests.conftest import Boot
+from tests.process_list import process_list
 from tests.servers import Server, Snapshot
 from tests.servers.server import client_key
 from tests.servers.shop import ROOT, Shop, fill
@@ -39,29 +38,6 @@ class Safe:
     snapshot: Snapshot
     programs: frozenset[str]
     output: str
-
-
-@contextmanager
-def process_list() -> Iterator[set[str]]:
-    """Every argument of every process, of the server and of this machine, as anybody there could read it."""
-    seen: set[str] = set()
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-                except OSError:
-                    continue
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
