@@ -66,7 +66,7 @@ def main() -> int:
         shutil.rmtree(folder)
     print(page)
     if asked.write:
-        asked.write.write_text(page)
+        asked.write.write_text(f"{page}\n")
     return 0
 
 
@@ -275,6 +275,9 @@ fixed set of checks and no lock across hosts, no way back, no plan and no report
 the new Celery worker answers (Celery alone asks its neighbours for one second), until nobody queues for the old
 processes, and until beat runs. `bench/rivals.py` has it and the others. Round trips are made by a delay proxy on
 loopback.
+
+The aims are 1.3 x the floor, and a fifth of the time of Capistrano and Ansible at 50 ms: where a table says otherwise
+they are not met.
 """
 
 

@@ -181,7 +181,7 @@ class _DelayProxy:
 
     async def _carry(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         await asyncio.sleep(self._round_trip)
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # `stop` cancels what is open, which asyncio would print
             far_in, far_out = await asyncio.open_connection(*self._target)
             try:
                 await asyncio.gather(self._delay(near_in, far_out), self._delay(far_in, near_out))
