@@ -26,7 +26,7 @@ VERBS = {
     "restore-point": ("project_backup", "restore_point"),
     "restore": ("project_backup", "restore"),
     "backup": ("project_backup", "backup"),
-    "drill": ("project_backup", "drill"),
+    "drill": ("project_drill", "drill"),
     "undo-restore": ("project_backup", "undo_restore"),
 }
 SETTINGS_IN_MANAGE = re.compile(r"""setdefault\(\s*["']DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")

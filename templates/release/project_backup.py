@@ -7,8 +7,10 @@ import json
 import os
 import re
 import time
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Iterator
 
 import project_postgres
 import project_retention
@@ -56,38 +58,43 @@ def restore_point(arguments: dict) -> dict:
 
 def backup(arguments: dict) -> dict:
     """A restore point named after the moment; then the ones nobody needs any more go, by the policy in `keep`."""
-    name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
-    taken = restore_point({**arguments, "name": name})
     directory = Path(arguments["directory"])
+    with free_name(directory) as name:
+        taken = restore_point({**arguments, "name": name})
     names = [path.stem for path in directory.glob("*.json")]
-    kept = project_retention.decide(names, proven(directory), **arguments["keep"])
+    kept = project_retention.decide(names, proven(directory), **arguments["keep"], now=name)
     dropped = sorted(set(names) - set(kept))
     for old in dropped:
         for path in (directory / f"{old}.json", *directory.glob(f"{old}.*")):  # without its manifest it is none
             path.unlink(missing_ok=True)
     for part in directory.glob("*.part"):  # of one that was killed; a younger one may be somebody else at work
-        if not part.name.startswith(name) and time.time() - part.stat().st_mtime > DAY:
+        if time.time() - part.stat().st_mtime > DAY:
             part.unlink(missing_ok=True)
     return {**taken, "dropped": dropped}
 
 
+@contextmanager
+def free_name(directory: Path) -> Iterator[str]:
+    """This second's, or with a number where the timer and a person take one in the same second."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
+    for name in (now, *(f"{now}-{number}" for number in range(2, 10))):
+        claim = directory / f"{name}.part"
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        try:
+            if not (directory / f"{name}.json").exists():
+                yield name
+                return
+        finally:
+            claim.unlink(missing_ok=True)
+    raise Refused(f"Nine backups were taken in the second {now}.", "Try again.")
+
+
 def proven(directory: Path) -> list[str]:
     return [path.name[: -len(PROOF)] for path in directory.glob(f"*{PROOF}")]
-
-
-def drill(arguments: dict) -> dict:
-    """Restore it beside the live database as a restore would, check it, drop it, and say how long that took."""
-    connection, engine = opened(arguments)
-    directory, name = place(arguments)
-    started = time.monotonic()
-    manifest = verified(connection, engine, directory, name)
-    engine.check_swap(connection)
-    done = engine.rehearse(connection, directory / manifest["file"], manifest, keep=bool(arguments.get("keep")))
-    seconds = round(time.monotonic() - started, 1)
-    if not arguments.get("keep"):
-        proof = {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": seconds}
-        (directory / f"{name}{PROOF}").write_text(json.dumps(proof))
-    return {"name": name, "seconds": seconds, "taken_at": manifest["taken_at"], **done}
 
 
 def restore(arguments: dict) -> dict:
