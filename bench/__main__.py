@@ -16,10 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +29,7 @@ from tests.servers.server import Server, client_key
 from tests.servers.shop import REQUIREMENTS, Shop, make_shop
 
 from .rivals import Rival, floor_units, rivals, units
+from .users import users
 
 OURS = {"fab-releases": "", "fab-releases, keep_warm": "keep_warm = true\n"}
 """Name -> what its releases.toml says more, in the stage's table."""
@@ -146,13 +145,13 @@ def one_link(folder: Path, shop: Shop, address: str, port: int, revisions: tuple
             rollback = (
                 _ours(shop, folder, name, "rollback") if rival is None else _theirs(folder, rival, old, back=True)
             )
-            with _users(shop.server, _door(name)) as seen:
+            with users(shop.server, f"{_door(name)}.test") as seen:
                 deploy_seconds, counts = _timed(shop.server, deploy)
                 rollback_seconds = _timed(shop.server, rollback)[0] if number >= 0 else 0.0
             if number >= 0:
                 row.deploys.append(deploy_seconds)
                 row.rollbacks.append(rollback_seconds)
-                row.failed, row.asked, row.counts = row.failed + seen[1], row.asked + seen[0], counts
+                row.failed, row.asked, row.counts = row.failed + seen.failed, row.asked + seen.asked, counts
             print(f"{name}: {deploy_seconds:.2f} {rollback_seconds:.2f}", file=sys.stderr)
     return list(rows.values())
 
@@ -197,46 +196,6 @@ def _timed(server: Server, call: dict[str, object]) -> tuple[float, tuple[int, i
         raise SystemExit(f"{call['args']} failed: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     log = server.run(f"journalctl -q -u ssh -o cat --since @{since}").stdout
     return seconds, (log.count("Accepted publickey"), log.count("Starting session: "))
-
-
-@contextmanager
-def _users(server: Server, door: str) -> Iterator[list[int]]:
-    """20 requests a second through the tool's front door, each a connection of its own: [asked, not answered 200]."""
-    seen, over = [0, 0], threading.Event()
-    if (
-        server.run(
-            f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: {door}.test' http://127.0.0.1/healthz", check=False
-        ).stdout
-        != "200"
-    ):
-        yield seen
-        return
-
-    def ask() -> None:
-        import http.client
-
-        seen[0] += 1
-        try:
-            connection = http.client.HTTPConnection(server.address, 80, timeout=20)
-            connection.request("GET", "/healthz", headers={"Host": f"{door}.test"})
-            well = connection.getresponse().status == 200
-            connection.close()
-        except OSError:
-            well = False
-        seen[1] += not well
-
-    def beat() -> None:
-        while not over.wait(0.05):
-            threading.Thread(target=ask, daemon=True).start()
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-        time.sleep(0.5)
 
 
 def table(title: str, rows: list[Row]) -> str:
