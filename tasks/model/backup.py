@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from .moment import Moment
 from .typed import STRICT, Count, Line, Match, Positive, Variable
@@ -22,12 +22,22 @@ class Backup:
     """`fab provision` installs the timer."""
     at: Annotated[str, Match(r"([01]\d|2[0-3]):[0-5]\d", 'a time of day such as "02:30"')] = "02:30"
     """When, in the server's time zone, every day. A run that was missed is caught up."""
+    drill: Literal["daily", "weekly", "monthly", "never"] = "weekly"
+    """How often the newest is restored beside the live database by itself, checked, and dropped: two hours after `at`,
+    on Sundays or on the first of a month. Until then it is not proven."""
     daily: Positive = 7
     """Days to keep one of."""
     weekly: Count = 4
     """Weeks to keep one of."""
     monthly: Count = 6
     """Months to keep one of."""
+    engine: Literal["dump", "pgbackrest"] = "dump"
+    """pgbackrest: besides, PostgreSQL archives every change within a minute, so that `fab restore-db --date` means that
+    very second. PostgreSQL must be on the host that migrates, and its server must have room for the archive."""
+    archive: Annotated[str, Match(r"/[A-Za-z0-9._+@/-]+", "an absolute path without spaces")] = "/var/lib/pgbackrest"
+    """pgbackrest: folder there that holds the archive, encrypted: better one that is mounted from elsewhere."""
+    archive_days: Positive = 14
+    """pgbackrest: days one can go back to any second of."""
 
     repository: Line = ""
     """restic repository away from the server: "sftp:backup@203.0.113.9:/srv/pos", "s3:https://...", a mounted folder.
@@ -49,7 +59,7 @@ class Saved:
 
     name: str
     kind: str
-    """"backup", or "restore point" for what a deploy took before it migrated."""
+    """"backup"; "restore point": what a deploy took before it migrated; "moment": what the archive was asked for."""
     taken: datetime
     release: str
     size: int
@@ -58,6 +68,8 @@ class Saved:
     server_version: str = ""
     proven: str = ""
     """When it was last restored and found right, as an ISO time; "" never."""
+    proof_seconds: float = -1
+    """How long that took; -1 unknown."""
 
     @classmethod
     def from_json(cls, kind: str, text: str) -> Saved:
@@ -65,7 +77,7 @@ class Saved:
         told: dict[str, Any] = json.loads(text)
         return cls(
             name=str(told["name"]),
-            kind=kind,
+            kind=str(told.get("kind", kind)),
             taken=datetime.fromisoformat(told["taken_at"]),
             release=str(told.get("release", "")),
             size=int(told["bytes"]),
@@ -73,13 +85,24 @@ class Saved:
             server_version=str(told.get("server_version", "")),
         )
 
-    def with_proof(self, at: str) -> Saved:
-        return replace(self, proven=at)
+    def with_proof(self, at: str, seconds: str = "") -> Saved:
+        """ValueError where `seconds` is no number."""
+        return replace(self, proven=at, proof_seconds=float(seconds or -1))
 
     @property
     def folder(self) -> str:
         """Under backups/."""
-        return "database" if self.kind == "backup" else "restore-points"
+        return "restore-points" if self.kind == "restore point" else "database"
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What the policy says of a backup."""
+
+    why: str
+    """What keeps it, as "daily: 2026-11-21"."""
+    goes_next: bool
+    """The backup of tomorrow makes it go."""
 
 
 def at_or_before(saved: Iterable[Saved], wanted: Moment) -> Saved | None:

@@ -22,6 +22,19 @@ def arguments(stage: Stage) -> str:
     return json.dumps({"directory": str(stage.layout.deploy_to / "backups" / "database"), "keep": stage.backup.keep})
 
 
+def drill_arguments(stage: Stage) -> str:
+    """As the timer says it: of the newest."""
+    layout = stage.layout
+    return json.dumps(
+        {"directory": str(layout.deploy_to / "backups" / "database"), "journal": str(layout.private / "journal.jsonl")}
+    )
+
+
+def look(stage: Stage) -> Script:
+    """How its backups stand, as facts for `model.standing`; nothing where there are none to be."""
+    return script(("survey_backups",)) if stage.backup.enabled and stage.manager == "systemd" else Script()
+
+
 def send_away() -> Script:
     return script(("send_away",))
 
@@ -37,7 +50,7 @@ def parse(marks: Iterable[tuple[str, ...]]) -> tuple[Saved, ...]:
         if mark[0] == "saved":
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 _, kind, text, *proof = mark
-                found.append(Saved.from_json(kind, base64.b64decode(text).decode()).with_proof("".join(proof)))
+                found.append(Saved.from_json(kind, base64.b64decode(text).decode()).with_proof(*proof))
     return tuple(sorted(found, key=lambda one: one.taken, reverse=True))
 
 
@@ -59,8 +72,9 @@ def unswap(run: str, who: str) -> Script:
     return script(("unswap", run, who))
 
 
-def rehearse(saved: Saved, *, keep: bool) -> Script:
-    return script(("rehearse", saved.folder, saved.name, "true" if keep else "false"))
+def rehearse(saved: Saved, *, keep: bool, by: str = "") -> Script:
+    """The journal names `by` as the one who proved it."""
+    return script(("rehearse", saved.folder, saved.name, "true" if keep else "false", by))
 
 
 def well(run: str, stage: Stage, current: str) -> Script:

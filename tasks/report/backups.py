@@ -6,22 +6,48 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..model.backup import Saved
-from .words import ago, clean, columns, size
+from ..model.backup import Fate, Saved
+from ..model.standing import Standing
+from .words import ago, bold, clean, columns, seconds, size
+
+NO_FATES: Mapping[str, Fate] = {}
 
 
-def to_text(saved: Sequence[Saved], facts: Mapping[str, str], now: datetime, strong: bool = False) -> str:
+def to_text(
+    saved: Sequence[Saved],
+    facts: Mapping[str, str],
+    now: datetime,
+    strong: bool = False,
+    standing: Standing | None = None,
+    fates: Mapping[str, Fate] = NO_FATES,
+) -> str:
     """Newest first, and below what somebody should look at."""
-    header = ("backup", "kind", "taken", "size", "rows", "release", "proven")
+    header = ("backup", "kind", "taken", "size", "rows", "release", "proven", "kept as")
     rows = [
-        (one.name, one.kind, ago(one.taken, now), size(one.size), f"{one.rows:,}", one.release, _proof(one, now))
+        (
+            one.name,
+            one.kind,
+            ago(one.taken, now),
+            size(one.size),
+            f"{one.rows:,}",
+            one.release,
+            _proof(one, now),
+            _fate(fates.get(one.name)),
+        )
         for one in saved
     ]
-    lines = list(columns(header, rows, strong)) if rows else ["no backup yet: fab backup takes one"]
-    return "\n".join([*lines, *(f"look at: {clean(one)}" for one in attention(saved, facts, now))]) + "\n"
+    lines = columns(header, rows, strong) if rows else ["no backup yet: fab backup takes one"]
+    notices = [f"{said}: {hint}" for said, hint in attention(facts, standing, now)]
+    return "\n".join([*lines, *(f"{bold('look at', strong)}: {clean(one)}" for one in notices)]) + "\n"
 
 
-def to_json(saved: Sequence[Saved], facts: Mapping[str, str]) -> dict[str, Any]:
+def to_json(
+    saved: Sequence[Saved],
+    facts: Mapping[str, str],
+    standing: Standing | None = None,
+    fates: Mapping[str, Fate] = NO_FATES,
+) -> dict[str, Any]:
+    """docs/reference/json.md has every field."""
     listed = [
         {
             "name": one.name,
@@ -32,39 +58,37 @@ def to_json(saved: Sequence[Saved], facts: Mapping[str, str]) -> dict[str, Any]:
             "release": one.release,
             "server_version": one.server_version,
             "proven_at": one.proven or None,
+            "proof_seconds": one.proof_seconds if one.proof_seconds >= 0 else None,
+            "kept_as": fates[one.name].why if one.name in fates else "",
+            "goes_next": one.name in fates and fates[one.name].goes_next,
         }
         for one in saved
     ]
+    units = standing.units if standing else {}
     return {
         "backups": listed,
-        "timer": facts.get("timer", ""),
-        "last_run": facts.get("last_run", ""),
+        "timer": units.get("backup.timer", ""),
+        "last_run": units.get("backup", ""),
         "kept": facts.get("kept"),
     }
 
 
-def attention(saved: Sequence[Saved], facts: Mapping[str, str], now: datetime) -> list[str]:
-    """In words, with what to do."""
-    found = []
-    backups = [one for one in saved if one.kind == "backup"]
-    if facts.get("timer", "active") != "active":
-        found.append("no timer takes backups on this server: fab provision")
-    if facts.get("last_run") not in ("", "success", None):
-        found.append(f"the last run of the timer ended with {facts['last_run']}: fab logs --service backup")
-    if backups and (now - backups[0].taken).total_seconds() > 26 * 3600:
-        found.append(f"the newest backup was taken {ago(backups[0].taken, now)}: fab backup")
-    if backups and not any(one.proven for one in backups):
-        found.append("none was ever restored: fab drill")
-    if facts.get("sent"):
-        away = datetime.fromisoformat(facts["sent"])
-        if (now - away).total_seconds() > 26 * 3600:
-            found.append(f"what is away from this server is of {ago(away, now)}: fab backup")
-    elif "sent" in facts:
-        found.append("backups are on this server only: set [backup] repository, then fab provision")
+def attention(facts: Mapping[str, str], standing: Standing | None, now: datetime) -> list[tuple[str, str]]:
+    """(what, what to do)."""
+    found = [(one.said, one.hint) for one in standing.judged(now) if not one.is_well] if standing else []
     if facts.get("kept"):
-        found.append(f"{facts['kept']} is kept by a restore: fab restore-db --undo, or drop it when you are sure")
+        found.append((f"{facts['kept']} is kept by a restore", "fab restore-db --undo, or drop it when you are sure"))
     return found
 
 
 def _proof(one: Saved, now: datetime) -> str:
-    return ago(datetime.fromisoformat(one.proven), now) if one.proven else "never"
+    if not one.proven:
+        return "not proven"
+    took = f", in {seconds(one.proof_seconds)}" if one.proof_seconds >= 0 else ""
+    return f"{ago(datetime.fromisoformat(one.proven), now)}{took}"
+
+
+def _fate(fate: Fate | None) -> str:
+    if fate is None:
+        return ""
+    return f"{fate.why}, goes next" if fate.goes_next else fate.why

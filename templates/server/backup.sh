@@ -23,19 +23,19 @@ list_backups() {
     folder=$DEPLOY_TO/backups/database
     [ "$kind" = backup ] || folder=$DEPLOY_TO/backups/restore-points
     for file in "$folder"/*.json; do
-      [ ! -f "$file" ] || mark saved "$kind" "$(base64 -w 0 "$file")" "$(sed -n 's/.*"at": "\([^"]*\)".*/\1/p' "${file%.json}.drill" 2>/dev/null)"
+      [ ! -f "$file" ] || mark saved "$kind" "$(base64 -w 0 "$file")" "$(drill_value at "$file")" "$(drill_value seconds "$file")"
     done
   done
-  if [ "$MANAGER" = systemd ]; then
-    fact timer "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null || true)"
-    fact last_run "$(systemctl show -p Result --value "$APPLICATION-backup.service" 2>/dev/null || true)"
-    fact sent "$(cat "/var/lib/fab-releases/$APPLICATION-offsite-at" 2>/dev/null || true)"
-  fi
+  survey_backups
   [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
 }
 
-rehearse() { # FOLDER NAME KEEP
-  project "$RELEASES/$(current_id)" drill "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"keep\": ${3:-false}}" ||
+drill_value() { # KEY MANIFEST   of the proof beside it
+  sed -n "s/.*\"$1\": \"\?\([^\",}]*\).*/\1/p" "${2%.json}.drill" 2>/dev/null
+}
+
+rehearse() { # FOLDER NAME KEEP BY
+  project "$RELEASES/$(current_id)" drill "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"keep\": ${3:-false}, \"journal\": \"$PRIVATE/journal.jsonl\", \"by\": \"$(json_text "$4")\"}" ||
     refuse "the backup $2 cannot be restored"
 }
 

@@ -6,6 +6,9 @@ logs() { # SERVICE LINES FOLLOW   "" is every service of this host
   if [ "$service" = nginx ]; then
     exec tail -n "$lines" ${follow:+-F} "/var/log/nginx/$APPLICATION.access.log" "/var/log/nginx/$APPLICATION.error.log"
   fi
+  case $MANAGER/$service in systemd/backup | systemd/drill | systemd/offsite) # what timers run
+    exec journalctl --no-pager --quiet --lines="$lines" ${follow:+--follow} --unit "$APPLICATION-$service.service" ;;
+  esac
   for pair in "${SERVICES[@]}"; do
     if [ -z "$service" ] || [ "${pair%%=*}" = "$service" ] || [ "${pair#*=}" = "$service" ]; then names+=("${pair%%=*}"); fi
   done

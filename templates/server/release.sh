@@ -216,8 +216,8 @@ repair() { # PROBE BY
   remove_rubbish
 }
 
-rolled_back_from() { # ID CURRENT   by the newest entry: the run was cut before it could mark it
-  tail -n 1 "$PRIVATE/journal.jsonl" 2>/dev/null | grep -q "\"release\": \"$2\", \"previous\": \"$1\".*\"note\": \"rollback"
+rolled_back_from() { # ID CURRENT   by the newest entry but those of timers: the run was cut before it could mark it
+  grep -vE '"event": "(drill|failed)"' "$PRIVATE/journal.jsonl" 2>/dev/null | tail -n 1 | grep -q "\"release\": \"$2\", \"previous\": \"$1\".*\"note\": \"rollback"
 }
 
 release_ids() {

@@ -15,7 +15,7 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
     if [ -e "$RELEASES/$id/.release/warm" ]; then mark warm "$id"; fi
     if [ -f "$RELEASES/$id/release.json" ]; then mark release "$(cat "$RELEASES/$id/release.json")"; else mark leftover "$id is not complete"; fi
   done
-  while IFS= read -r line; do mark journal "$line"; done < <(tail -n 300 "$PRIVATE/journal.jsonl" 2>/dev/null | grep '^{.*}$' || true)
+  while IFS= read -r line; do mark journal "$line"; done < <(recent_journal)
   for path in "$STAGING"/*/ "$DEPLOY_TO"/.current.*; do
     if [ -e "$path" ] || [ -L "$path" ]; then mark leftover "$path"; fi
   done
@@ -30,6 +30,12 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   fi
   survey_services "$current"
   survey_fitness "$base" "$minimum" "$@"
+}
+
+recent_journal() { # of what timers did less: a year of it must not hide the release to go back to
+  awk '/^\{.*\}$/ { if (/"event": "(drill|failed)"/) runs[++r] = $0; else lines[++n] = $0 }
+    END { for (i = r > 30 ? r - 29 : 1; i <= r; i++) print runs[i]; for (i = n > 300 ? n - 299 : 1; i <= n; i++) print lines[i] }' \
+    "$PRIVATE/journal.jsonl" 2>/dev/null || true
 }
 
 survey_services() { # CURRENT   what runs, and what of the live release should and does not

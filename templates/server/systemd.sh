@@ -61,7 +61,7 @@ systemd_word() { # ACTIVE/SUB RESTARTS RESULT
 }
 
 systemd_units() {
-  local words=("$APPLICATION-*@*.service") service
+  local words=("$APPLICATION-*@[0-9]*.service") service # not failed@UNIT
   for service in $(services_of beat); do words+=("$(unit "$service" '')"); done
   systemd_describe "${words[@]}"
 }

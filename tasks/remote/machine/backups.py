@@ -1,33 +1,90 @@
-"""The timer that takes backups while nobody is there, and what sends them away from the server."""
+"""The timers that take and prove backups while nobody is there, what sends them away, and who hears of a failure."""
 
 from __future__ import annotations
 
+import json
+
+from ...model.backup import Backup
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Secret, script
 from .. import backup, files
+from ..library import programs, templates
 from .stores import Offsite
 from .things import file, packages, part, unit
+
+DAYS = {"daily": "*-*-*", "weekly": "Sun *-*-*", "monthly": "*-*-01"}
+"""How often a drill is, as systemd.time(7) says it."""
+UNITS = "/etc/systemd/system"
 
 
 def parts(stage: Stage, host: Host, offsite: Offsite) -> tuple[Part, ...]:
     """On the one host that migrates: it has the release and the way to the database."""
     if not stage.backup.enabled or host != stage.primary:
         return ()
+    away = (_offsite(stage, offsite),) if stage.backup.repository else ()
+    return (_failed(stage, host), *away, _backups(stage, host), _drills(stage, host))
+
+
+def _backups(stage: Stage, host: Host) -> Part:
     name = f"{stage.application}-backup"
-    path = f"/etc/systemd/system/{name}"
     service = files.render("systemd/backup.service", stage, user=host.user, arguments=backup.arguments(stage))
-    timer = files.render("systemd/backup.timer", stage)
-    scheduled = part(
-        "backups",
-        "Schedule backups",
+    return _scheduled("backups", "Schedule backups", name, service, files.render("systemd/backup.timer", stage))
+
+
+def _drills(stage: Stage, host: Host) -> Part:
+    name = f"{stage.application}-drill"
+    if stage.backup.drill == "never":
+        timer = f"{UNITS}/{name}.timer"
+        gone = Thing(f"no {timer}", ("look_absent", timer), "", script(("make_no_timer", timer)))
+        return part("drills", "Schedule no drills", gone)
+    service = files.render("systemd/drill.service", stage, user=host.user, arguments=backup.drill_arguments(stage))
+    timer = files.render("systemd/drill.timer", stage, calendar=calendar(stage.backup))
+    return _scheduled("drills", "Schedule drills", name, service, timer)
+
+
+def calendar(asked: Backup) -> str:
+    """Two hours after backups begin; a slower one is waited for."""
+    hour, _, minute = asked.at.partition(":")
+    return f"{DAYS[asked.drill]} {(int(hour) + 2) % 24:02}:{minute}:00"
+
+
+def _scheduled(name: str, title: str, unit_name: str, service: str, timer: str) -> Part:
+    path = f"{UNITS}/{unit_name}"
+    return part(
+        name,
+        title,
         file(f"{path}.service", service),
         file(f"{path}.timer", timer),
-        unit(f"{name}.timer"),
+        unit(f"{unit_name}.timer"),
         check=("units_verified", f"{path}.service", f"{path}.timer"),
-        use=("restart", f"{name}.timer"),
+        use=("restart", f"{unit_name}.timer"),
     )
-    return (_offsite(stage, offsite), scheduled) if stage.backup.repository else (scheduled,)
+
+
+def _failed(stage: Stage, host: Host) -> Part:
+    """What OnFailure= of the others starts."""
+    folder = f"/usr/local/lib/fab-releases/{stage.application}-failed"
+    service = f"{UNITS}/{stage.application}-failed@.service"
+    told = {
+        "application": stage.application,
+        "stage": stage.name,
+        "current": str(stage.layout.current),
+        "journal": str(stage.layout.private / "journal.jsonl"),
+        "variable": stage.notify.webhook_variable,
+    }
+    text = files.render(
+        "systemd/failed.service", stage, user=host.user, program=f"{folder}/failed.py", arguments=json.dumps(told)
+    )
+    return part(
+        "failures",
+        "Tell of failures",
+        file(f"{folder}/failed.py", (templates() / "provision" / "failed.py").read_text()),
+        file(f"{folder}/project_journal.py", programs()["project_journal.py"]),
+        file(service, text),
+        check=("units_verified", service),
+        use=("reload_units",),
+    )
 
 
 def _offsite(stage: Stage, offsite: Offsite) -> Part:

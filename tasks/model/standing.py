@@ -1,0 +1,170 @@
+"""How the backups of a stage stand: their age, their proof, how the runs of their timers ended, and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from .backup import Backup
+
+OVERDUE = timedelta(hours=26)
+"""Of a daily backup: a day, and the hours a slow one may take."""
+DRILLS = {"daily": timedelta(days=2), "weekly": timedelta(days=8), "monthly": timedelta(days=33)}
+"""After which a drill has been missed: its interval, and a day in which a server was off."""
+BEHIND = timedelta(days=1)
+"""Of the copy away from the server, behind the newest backup."""
+
+Aspect = Literal["backup", "backup-timer", "drill", "off-site"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the journal says of a run that failed."""
+
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One aspect: how it is, and what to do where it is not well."""
+
+    what: Aspect
+    is_well: bool
+    said: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a server says of its backups."""
+
+    wanted: Backup
+    newest: str = ""
+    taken: datetime | None = None
+    proven: datetime | None = None
+    """When the newest was restored and found right; None: not proven."""
+    drilled: datetime | None = None
+    """When any was."""
+    sent: datetime | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+    """"backup.timer", "backup", "drill.timer", "drill", "offsite" -> state."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """"backup", "drill", "offsite" -> its last failure, whatever happened since."""
+
+    @classmethod
+    def from_facts(cls, wanted: Backup, facts: Mapping[str, str]) -> Standing | None:
+        """None where the server was not asked. A moment that cannot be read counts as none."""
+        if "backup_units" not in facts:
+            return None
+        failures = {run: _failure(facts.get(f"failed_{run}", "")) for run in ("backup", "drill", "offsite")}
+        return cls(
+            wanted,
+            newest=facts.get("backup", ""),
+            taken=moment(facts.get("backup_taken", "")),
+            proven=moment(facts.get("backup_proven", "")),
+            drilled=moment(facts.get("backup_drilled", "")),
+            sent=moment(facts.get("backup_sent", "")),
+            units=dict(word.split("=", 1) for word in facts["backup_units"].split() if "=" in word),
+            failures={run: failure for run, failure in failures.items() if failure},
+        )
+
+    def judged(self, now: datetime) -> tuple[Judgement, ...]:
+        """Every aspect there is, well or not; `now` is aware. Without systemd nothing runs by itself."""
+        if not self.units:
+            return self._age(now), self._drill(now)
+        return self._age(now), self._timer(now), self._drill(now), self._away(now)
+
+    def line(self, now: datetime) -> str:
+        """All of it that somebody wants to know at a glance."""
+        first, *others = self.judged(now)
+        rest = [one for one in others if not one.is_well and (self.wanted.repository or one.what != "off-site")]
+        return "; ".join(f"{one.said} ({one.hint})" if one.hint else one.said for one in (first, *rest))
+
+    def _age(self, now: datetime) -> Judgement:
+        if not self.taken:
+            return Judgement("backup", False, "there is no backup", "fab backup")
+        proof = f"proven {age(now - self.proven)} ago" if self.proven else "not proven"
+        said = f"the newest is {age(now - self.taken)} old, {proof}"
+        if now - self.taken > OVERDUE:
+            return Judgement("backup", False, f"{said}: overdue", "fab backup; fab logs --service backup")
+        return Judgement("backup", True, said)
+
+    def _timer(self, now: datetime) -> Judgement:
+        if (failed := self._failed("backup", self.taken, now)) is not None:
+            return Judgement("backup-timer", False, f"its last run failed{failed}", "fab logs --service backup")
+        if self._state("backup.timer") != "active":
+            said = f"no timer takes backups: it is {self._state('backup.timer')}"
+            return Judgement("backup-timer", False, said, "fab provision installs it")
+        return Judgement("backup-timer", True, "no run has failed since the newest backup")
+
+    def _drill(self, now: datetime) -> Judgement:
+        hint = "fab drill; fab logs --service drill"
+        by_itself = self.wanted.drill != "never"
+        if (failed := self._failed("drill", self.drilled, now)) is not None:
+            return Judgement("drill", False, f"the last drill failed{failed}", hint)
+        if by_itself and self._state("drill.timer") != "active" and self._state("backup.timer") == "active":
+            return Judgement("drill", False, "no timer proves backups", "fab provision installs it")
+        if not self.drilled:
+            return Judgement("drill", False, "none was ever restored, so none is proven", "fab drill")
+        said = f"the last drill was {age(now - self.drilled)} ago"
+        if by_itself and now - self.drilled > DRILLS[self.wanted.drill]:
+            return Judgement("drill", False, f"{said}: overdue", hint)
+        return Judgement("drill", True, said)
+
+    def _away(self, now: datetime) -> Judgement:
+        hint = "fab backup; fab logs --service offsite"
+        if not self.wanted.repository:
+            said = "backups are on this server only"
+            return Judgement("off-site", False, said, "set [backup] repository, then fab provision")
+        if (failed := self._failed("offsite", self.sent, now)) is not None:
+            return Judgement("off-site", False, f"sending them away failed{failed}", hint)
+        if not self.sent:
+            return Judgement("off-site", False, "nothing was sent away yet", hint)
+        if self.taken and self.taken - self.sent > BEHIND:
+            said = f"the copy away from here is {age(self.taken - self.sent)} older than the newest backup"
+            return Judgement("off-site", False, said, hint)
+        return Judgement("off-site", True, f"sent away {age(now - self.sent)} ago")
+
+    def _state(self, unit: str) -> str:
+        return self.units.get(unit, "inactive")
+
+    def _failed(self, run: str, succeeded: datetime | None, now: datetime) -> str | None:
+        """What is known of a last run that failed, as ", 3 h ago: the reason"; None when it did not.
+
+        systemd knows of a failure until the server boots; the journal cannot be written while the disk is full.
+        """
+        last = self.failures.get(run)
+        if last and not (succeeded and succeeded >= last.at):
+            return f", {age(now - last.at)} ago: {last.reason}"
+        return "" if self._state(run) == "failed" else None
+
+
+def age(passed: timedelta) -> str:
+    """40 min, 5 h, 3 d: never rounded up."""
+    minutes = max(0, int(passed.total_seconds() // 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} d"
+
+
+def moment(text: str) -> datetime | None:
+    """An ISO time; without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _failure(line: str) -> Failure | None:
+    """Of a line of the journal: the note is "run: reason"."""
+    try:
+        told = json.loads(line)
+        at = moment(str(told["at"]))
+        return Failure(at, str(told["note"]).partition(": ")[2]) if at else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,28 @@
+"""What the policy of the servers says of the backups there are: the very program that a release carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from types import ModuleType
+
+from ..model.backup import Backup, Fate, Saved
+from .library import programs
+
+
+def fates(saved: Iterable[Saved], wanted: Backup, now: datetime) -> dict[str, Fate]:
+    """Name -> what keeps it, and whether the backup of tomorrow makes it go. Restore points go with their releases."""
+    mine = [one for one in saved if one.kind == "backup"]
+    names, proven = [one.name for one in mine], [one.name for one in mine if one.proven]
+    stamp = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}"
+    kept = _policy().decide(names, proven, **wanted.keep, now=stamp)
+    going = _policy().goes_next(names, proven, **wanted.keep, now=stamp)
+    return {name: Fate(kept.get(name, "no rule"), name in going) for name in names}
+
+
+@cache
+def _policy() -> ModuleType:
+    module = ModuleType("project_retention")
+    exec(programs()["project_retention.py"], module.__dict__)
+    return module
