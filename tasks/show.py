@@ -18,7 +18,8 @@ from .model.event import Note
 from .model.facts import RoleState
 from .model.release import valid_id
 from .model.shell import Script, script
-from .remote import operate, roles, survey
+from .model.standing import Standing
+from .remote import backup, operate, roles, survey
 
 
 @task()
@@ -28,10 +29,12 @@ def status(context: invoke.Context, stage: str = "", json: bool = False) -> int:
 
     here = load_stage(stage)
     with talk() as tell, scene(context, here, tell, among=here.hosts, patient=True) as at:
-        at.survey()
+        at.survey(all_hosts=(backup.look(here),))
         facts = tuple(at.facts.values())
-        beside = tables.Beside(_roles(at), {host: error.message for host, error in at.away.items()})
-        _print(tables.status_json(facts, beside) if json else tables.status(facts, now(), strong(), beside))
+        primary = at.facts.get(here.primary.name)
+        standing = Standing.from_facts(here.backup, primary.more) if primary else None
+        beside = tables.Beside(_roles(at), {host: error.message for host, error in at.away.items()}, standing)
+        _print(tables.status_json(facts, now(), beside) if json else tables.status(facts, now(), strong(), beside))
         return 0 if beside.is_well else 1
 
 

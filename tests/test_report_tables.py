@@ -72,8 +72,8 @@ def test_hosts_that_agree_are_not_repeated() -> None:
 def test_a_host_that_serves_something_else_is_named_everywhere() -> None:
     for page in (tables.releases(DRIFTED, NOW), tables.status(DRIFTED, NOW)):
         assert f"the hosts differ: {NEW} on web1, web2; {OLD} on web3" in page
-    assert tables.status_json(DRIFTED)["differ"] is True
-    assert tables.status_json(FLEET)["differ"] is False
+    assert tables.status_json(DRIFTED, NOW)["differ"] is True
+    assert tables.status_json(FLEET, NOW)["differ"] is False
 
 
 def test_a_directory_in_place_of_current_is_said_in_words() -> None:
@@ -117,7 +117,7 @@ def test_bold_only_where_asked() -> None:
 
 
 def test_json_twins_are_plain_values_with_the_same_facts() -> None:
-    twins = tables.releases_json(DRIFTED), tables.status_json(DRIFTED), tables.history_json(DRIFTED, limit=2)
+    twins = tables.releases_json(DRIFTED), tables.status_json(DRIFTED, NOW), tables.history_json(DRIFTED, limit=2)
     releases, status, history = json.loads(json.dumps(twins))
     assert releases["hosts"]["web1"]["releases"][0]["id"] == NEW
     assert releases["hosts"]["web1"]["releases"][0]["size"] == 49_000_000

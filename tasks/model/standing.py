@@ -78,10 +78,17 @@ class Standing:
             return self._age(now), self._drill(now)
         return self._age(now), self._timer(now), self._drill(now), self._away(now)
 
+    def is_well(self, now: datetime) -> bool:
+        """Where nothing is to be sent away, that it is not is no fault."""
+        return all(one.is_well or self._is_choice(one) for one in self.judged(now))
+
+    def _is_choice(self, one: Judgement) -> bool:
+        return one.what == "off-site" and not self.wanted.repository
+
     def line(self, now: datetime) -> str:
         """All of it that somebody wants to know at a glance."""
         first, *others = self.judged(now)
-        rest = [one for one in others if not one.is_well and (self.wanted.repository or one.what != "off-site")]
+        rest = [one for one in others if not one.is_well and not self._is_choice(one)]
         return "; ".join(f"{one.said} ({one.hint})" if one.hint else one.said for one in (first, *rest))
 
     def _age(self, now: datetime) -> Judgement:
@@ -95,7 +102,7 @@ class Standing:
 
     def _timer(self, now: datetime) -> Judgement:
         if (failed := self._failed("backup", self.taken, now)) is not None:
-            return Judgement("backup-timer", False, f"its last run failed{failed}", "fab logs --service backup")
+            return Judgement("backup-timer", False, f"the timer's last run failed{failed}", "fab logs --service backup")
         if self._state("backup.timer") != "active":
             said = f"no timer takes backups: it is {self._state('backup.timer')}"
             return Judgement("backup-timer", False, said, "fab provision installs it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -71,6 +72,14 @@ def to_json(
         "last_run": units.get("backup", ""),
         "kept": facts.get("kept"),
     }
+
+
+def standing_json(standing: Standing, now: datetime) -> dict[str, Any]:
+    """What `fab status` says in a line."""
+    moments = {"taken_at": standing.taken, "proven_at": standing.proven, "drilled_at": standing.drilled}
+    said = {name: at.isoformat() if at else None for name, at in {**moments, "sent_at": standing.sent}.items()}
+    aspects = [asdict(one) for one in standing.judged(now)]
+    return {"newest": standing.newest, **said, "is_well": standing.is_well(now), "aspects": aspects}
 
 
 def attention(facts: Mapping[str, str], standing: Standing | None, now: datetime) -> list[tuple[str, str]]:

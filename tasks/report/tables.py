@@ -9,6 +9,8 @@ from typing import Any
 
 from ..model.facts import HostFacts, RoleState
 from ..model.release import JournalEntry, Release
+from ..model.standing import Standing
+from . import backups
 from .merge import by_value, gathered, in_order, only
 from .words import ago, bold, clean, columns, moment, size
 
@@ -50,6 +52,7 @@ class Beside:
 
     roles: Sequence[RoleState] = ()
     away: Mapping[str, str] = field(default_factory=dict)
+    backups: Standing | None = None
 
     @property
     def is_well(self) -> bool:
@@ -65,6 +68,8 @@ def status(facts: Sequence[HostFacts], now: datetime, strong: bool = False, besi
     if beside.roles:
         roles = [(one.host, one.role, clean(one.state)) for one in beside.roles]
         blocks.append(columns(("host", "role", "state"), roles, strong))
+    if beside.backups:
+        blocks.append([f"backups: {clean(beside.backups.line(now))}"])
     if warm := list(_warm(facts)):
         blocks.append(warm)
     if attention := [*_missing(beside), *_differences(facts), *_attention(facts)]:
@@ -77,7 +82,7 @@ def _missing(beside: Beside) -> Iterator[str]:
     yield from (f"{one.host}: {one.role}: {clean(one.state)}" for one in beside.roles if not one.is_well)
 
 
-def status_json(facts: Sequence[HostFacts], beside: Beside = Beside()) -> dict[str, Any]:
+def status_json(facts: Sequence[HostFacts], now: datetime, beside: Beside = Beside()) -> dict[str, Any]:
     """Everything the survey saw, per host, but the journal (`history_json`) and old releases (`releases_json`)."""
     hosts = {}
     for one in facts:
@@ -92,6 +97,7 @@ def status_json(facts: Sequence[HostFacts], beside: Beside = Beside()) -> dict[s
         "differ": len({one.current for one in facts}) > 1,
         "roles": [asdict(one) for one in beside.roles],
         "unreachable": dict(beside.away),
+        "backups": backups.standing_json(beside.backups, now) if beside.backups else None,
     }
 
 

@@ -1,0 +1,9 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2329  # what the library calls is said in other words here
+# Questions about what should keep the data safe.
+
+ask_backups() {
+  [ -n "$(current_id)" ] || unasked "nothing is live here yet"
+  fact() { printf '%s %s\n' "$1" "$2"; }
+  survey_backups
+}

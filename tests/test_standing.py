@@ -1,0 +1,187 @@
+"""Backups that stopped, failed or were never restored must be said, by every page in the same words."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.model.backup import Backup, Fate, Saved
+from tasks.model.facts import HostFacts
+from tasks.model.standing import Standing, age
+from tasks.remote import retention
+from tasks.remote.doctor import backups as asked
+from tasks.remote.doctor.question import Answer
+from tasks.report import backups as page
+from tasks.report import tables
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+AWAY = Backup(repository="sftp:backup@203.0.113.9:/srv/pos")
+UNITS = "backup.timer=active backup=inactive drill.timer=active drill=inactive offsite=inactive"
+
+
+def ago(**passed: float) -> str:
+    return (NOW - timedelta(**passed)).isoformat(timespec="seconds")
+
+
+def failed(run: str, reason: str, **passed: float) -> dict[str, str]:
+    note = f"{run}: {reason}"
+    return {f"failed_{run}": json.dumps({"seq": 9, "event": "failed", "at": ago(**passed), "note": note, "unit": run})}
+
+
+WELL = {
+    "backup": "20261122-023000",
+    "backup_taken": ago(hours=9.5),
+    "backup_proven": "",
+    "backup_drilled": ago(days=3),
+    "backup_sent": ago(hours=9),
+    "backup_units": UNITS,
+}
+
+
+def standing(wanted: Backup = AWAY, **facts: str) -> Standing:
+    found = Standing.from_facts(wanted, {**WELL, **facts})
+    assert found is not None
+    return found
+
+
+def unwell(found: Standing) -> dict[str, str]:
+    return {one.what: one.said for one in found.judged(NOW) if not one.is_well}
+
+
+def test_what_is_well_is_one_quiet_line() -> None:
+    found = standing()
+    assert found.is_well(NOW)
+    assert found.line(NOW) == "the newest is 9 h old, not proven"
+    assert standing(backup_proven=ago(hours=2)).line(NOW) == "the newest is 9 h old, proven 2 h ago"
+
+
+@pytest.mark.parametrize(
+    ("facts", "what", "says"),
+    [
+        ({"backup": "", "backup_taken": ""}, "backup", "there is no backup"),
+        ({"backup_taken": ago(hours=27)}, "backup", "27 h old, not proven: overdue"),
+        ({"backup_units": UNITS.replace("backup.timer=active", "backup.timer=inactive")}, "backup-timer", "inactive"),
+        (failed("backup", "no route to it", hours=3), "backup-timer", "failed, 3 h ago: no route to it"),
+        ({"backup_units": UNITS.replace("backup=inactive", "backup=failed")}, "backup-timer", "last run failed"),
+        ({"backup_drilled": ""}, "drill", "none is proven"),
+        ({"backup_drilled": ago(days=9)}, "drill", "9 d ago: overdue"),
+        (failed("drill", "rows differ", days=1), "drill", "the last drill failed, 24 h ago: rows differ"),
+        ({"backup_units": UNITS.replace("drill.timer=active", "drill.timer=inactive")}, "drill", "no timer proves"),
+        ({"backup_sent": ""}, "off-site", "nothing was sent away yet"),
+        ({"backup_sent": ago(days=3)}, "off-site", "is 2 d older than the newest backup"),
+        (failed("offsite", "it ended with exit-code", hours=1), "off-site", "failed, 60 min ago|failed, 1 h ago"),
+    ],
+)
+def test_what_went_wrong_is_named_once_with_what_to_do(facts: dict[str, str], what: str, says: str) -> None:
+    found = standing(**facts)
+    assert list(unwell(found)) == [what]
+    assert any(part in unwell(found)[what] for part in says.split("|"))
+    assert not found.is_well(NOW)
+    assert unwell(found)[what] in found.line(NOW)
+    assert all(one.hint for one in found.judged(NOW) if not one.is_well)
+
+
+@pytest.mark.parametrize(("run", "fact"), [("backup", "taken"), ("drill", "drilled"), ("offsite", "sent")])
+def test_a_failure_that_was_made_good_is_not_told_for_ever(run: str, fact: str) -> None:
+    before = failed(run, "long ago", days=5)
+    assert standing(**before, **{f"backup_{fact}": ago(hours=4)}).is_well(NOW)
+
+
+def test_a_failure_from_before_a_reboot_is_forgotten() -> None:
+    """systemd knows nothing of it any more; the journal does."""
+    found = standing(**failed("backup", "disk full", hours=5), backup_taken=ago(hours=20))
+    assert "disk full" in found.line(NOW)
+
+
+def test_drills_are_missed_by_their_own_interval() -> None:
+    late = {"backup_drilled": ago(days=20)}
+    assert "drill" in unwell(standing(Backup(drill="weekly"), **late))
+    assert "drill" in unwell(standing(Backup(drill="daily"), backup_drilled=ago(days=3)))
+    assert "drill" not in unwell(standing(Backup(drill="monthly"), **late))
+    never = standing(Backup(drill="never"), **late, backup_units=UNITS.replace("drill.timer=active", ""))
+    assert "drill" not in unwell(never)
+
+
+def test_a_stage_without_backups_is_silent() -> None:
+    assert Standing.from_facts(AWAY, {}) is None
+    assert "backups" not in tables.status((HostFacts("web1"),), NOW)
+    assert tables.status_json((HostFacts("web1"),), NOW)["backups"] is None
+
+
+def test_backups_that_stay_on_their_server_are_a_choice_that_is_named() -> None:
+    found = standing(Backup(), backup_sent="")
+    assert found.is_well(NOW)
+    assert found.line(NOW) == "the newest is 9 h old, not proven"
+    assert unwell(found) == {"off-site": "backups are on this server only"}
+
+
+def test_a_sandbox_is_not_asked_for_timers() -> None:
+    found = standing(Backup(), backup_units="")
+    assert [one.what for one in found.judged(NOW)] == ["backup", "drill"]
+
+
+def test_status_says_it_in_one_line_and_to_programs() -> None:
+    found = standing(**failed("backup", "could not connect\x1b[31m", hours=3))
+    beside = tables.Beside(backups=found)
+    text = tables.status((HostFacts("web1"),), NOW, beside=beside)
+    line = next(one for one in text.splitlines() if one.startswith("backups: "))
+    assert line.endswith("failed, 3 h ago: could not connect (fab logs --service backup)")
+    told = json.loads(json.dumps(tables.status_json((HostFacts("web1"),), NOW, beside)))["backups"]
+    assert told["taken_at"] == WELL["backup_taken"]
+    assert told["proven_at"] is None
+    assert not told["is_well"]
+    assert [one["what"] for one in told["aspects"]] == ["backup", "backup-timer", "drill", "off-site"]
+
+
+def test_check_has_a_line_for_each_of_them() -> None:
+    text = "\n".join(f"{name} {value}" for name, value in {**WELL, **failed("drill", "rows differ", hours=3)}.items())
+    found = {one.what: (one.state, bool(one.hint)) for one in asked.read(Answer(text), AWAY, NOW)}
+    assert found == {
+        "backup": ("ok", False),
+        "backup-timer": ("ok", False),
+        "drill": ("look", True),
+        "off-site": ("ok", False),
+    }
+
+
+def test_what_a_server_says_can_be_nonsense() -> None:
+    facts = {"backup_taken": "soon", "backup_units": "= x backup", "failed_backup": "{", "failed_drill": '{"at": 1}'}
+    assert "there is no backup" in standing(**facts).line(NOW)
+
+
+def saved(days: float, proven: str = "", kind: str = "backup") -> Saved:
+    taken = NOW - timedelta(days=days)
+    seconds = "12.3" if proven else ""
+    return Saved(f"{taken:%Y%m%d-%H%M%S}", kind, taken, "r", 5_000_000, 1234).with_proof(proven, seconds)
+
+
+def test_what_keeps_a_backup_and_what_goes_next_is_told() -> None:
+    found = (saved(0.4), *(saved(day) for day in range(1, 9)), saved(70, ago(days=69)))
+    fates = retention.fates(found, Backup(daily=7, weekly=0, monthly=0), NOW)
+    assert fates[found[0].name] == Fate("the newest", goes_next=False)
+    assert fates[found[-1].name] == Fate("the newest that was proven", goes_next=False)
+    assert fates[found[1].name].why == "within a day of the newest"
+    assert [one.name for one in found if fates[one.name].goes_next] == [one.name for one in found[6:9]]
+    text = page.to_text(found, {}, NOW, standing=standing(), fates=fates)
+    assert f"{found[6].name}  backup  6 d ago" in text
+    assert "daily: 2026-11-16, goes next" in text
+    told = page.to_json(found, {}, standing(), fates)["backups"]
+    assert [one["goes_next"] for one in told].count(True) == 3
+    assert told[-1]["proof_seconds"] == 12.3
+
+
+def test_a_backup_nobody_restored_is_called_good() -> None:
+    text = page.to_text((saved(1), saved(2, ago(days=1))), {}, NOW)
+    assert "not proven" in text.splitlines()[1]
+    assert "24 h ago, in 12.3s" in text.splitlines()[2]
+    assert "good" not in text
+
+
+@pytest.mark.parametrize(
+    ("passed", "said"),
+    [({"minutes": -5}, "0 min"), ({"minutes": 59.9}, "59 min"), ({"hours": 47.9}, "47 h"), ({"days": 13.9}, "13 d")],
+)
+def test_an_age_never_rounds_up(passed: dict[str, float], said: str) -> None:
+    assert age(timedelta(**passed)) == said
