@@ -25,7 +25,7 @@ LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups",
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    rules = (hosts, roles, keys, machines, folders, address, services, runnable, shared, encryption, adoption)
+    rules = (hosts, roles, keys, machines, folders, address, services, runnable, shared, encryption, archive, adoption)
     return [problem for rule in rules for problem in rule(stage)]
 
 
@@ -222,6 +222,18 @@ def encryption(stage: Stage) -> Iterator[Problem]:
     if len(stage.doors) > 1:
         says = f'{len(stage.doors)} hosts have the role "web", and the authority asks only one of them: take "files"'
         yield Problem(("tls", "certificate"), says)
+
+
+def archive(stage: Stage) -> Iterator[Problem]:
+    where = ("backup", "engine")
+    if stage.backup.engine == "dump" or not stage.hosts:
+        return
+    if local(stage):
+        yield Problem(where, '"pgbackrest" needs a server: the sandbox has dumps only')
+    elif not stage.has_postgresql:
+        yield Problem(where, '"pgbackrest" needs a PostgreSQL that `fab provision` sets up: [provision] postgresql')
+    elif stage.database_host != stage.primary:
+        yield Problem(where, f'"pgbackrest" needs PostgreSQL on the host that migrates ({stage.primary.name})')
 
 
 def adoption(stage: Stage) -> Iterator[Problem]:

@@ -318,6 +318,11 @@ class Stage(Topology):
         return self.provision.postgresql and self.database.engine in ("postgresql", "any")
 
     @property
+    def is_archived(self) -> bool:
+        """Whether its database can be put back as it was at any second."""
+        return self.backup.engine == "pgbackrest" and self.has_postgresql
+
+    @property
     def has_bouncer(self) -> bool:
         return self.provision.pgbouncer and self.has_postgresql
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, tzinfo
 
 from .errors import UsageError
 
+LATEST = "the latest"
 FORMS = 'as 2026-11-20, "2026-11-20 14:35", yesterday, latest or -2h'
 AGO = re.compile(r"-(\d{1,5})(m|h|d)")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -27,7 +28,7 @@ def moment(text: str, now: datetime) -> Moment:
     """
     word = text.strip().lower()
     if word in ("latest", "now", ""):
-        return Moment(now, "the latest")
+        return Moment(now, LATEST)
     if ago := AGO.fullmatch(word):
         return _past(now - timedelta(**{UNITS[ago[2]]: int(ago[1])}), now)
     if word in ("today", "yesterday"):

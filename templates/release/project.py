@@ -26,6 +26,7 @@ VERBS = {
     "restore-point": ("project_backup", "restore_point"),
     "restore": ("project_backup", "restore"),
     "backup": ("project_backup", "backup"),
+    "moment": ("project_moment", "moment"),
     "drill": ("project_drill", "drill"),
     "undo-restore": ("project_backup", "undo_restore"),
 }

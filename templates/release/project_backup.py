@@ -44,6 +44,7 @@ def restore_point(arguments: dict) -> dict:
         facts.update(name=name, engine=connection.vendor, file=data.name, bytes=parts[0].stat().st_size,
                      sha256=digest(parts[0]), database_bytes=needed, release=os.path.basename(ROOT),
                      taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))  # fmt: skip
+        facts.update(arguments.get("said", {}))
         parts[1].write_text(json.dumps(facts, indent=1))
         for part, final in ((parts[0], data), (parts[1], manifest)):
             flush(part)

@@ -28,6 +28,7 @@ list_backups() {
   done
   survey_backups
   [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
+  list_archive
 }
 
 drill_value() { # KEY MANIFEST   of the proof beside it

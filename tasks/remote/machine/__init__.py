@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...model.config import Host, Stage
 from ...model.machine import Part
 from ...model.shell import Script, script
-from . import backups, base, firewall, ssh, stores, web
+from . import archive, backups, base, firewall, ssh, stores, web
 from .stores import Seeds
 
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
@@ -30,6 +30,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
         for part in (
             *base.parts(stage, host),
             *stores.parts(stage, host, facts, seeds),
+            *archive.parts(stage, host, facts, seeds.archive),
             *web.parts(stage, host),
             *backups.parts(stage, host, seeds.offsite),
             *ssh.parts(stage),

@@ -51,6 +51,8 @@ class Seeds:
     redis: Secret = field(default_factory=_made)
     secret_key: Secret = field(default_factory=_made)
     offsite: Offsite = field(default_factory=Offsite)
+    archive: Secret = field(default_factory=_made)
+    """The key of an archive that does not exist yet; one that does is never read from the server."""
     replication: Secret = field(default_factory=_made)
     replicates: bool = False
     """`replication` is what a copy knows; made anew, the database must learn it as well."""
