@@ -327,20 +327,6 @@ def test_a_certificate_is_asked_for_where_https_is_spoken() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "states"),
-    [
-        ("taken 2026-11-22T02:30:00+00:00\ntaken 2026-11-20T02:30:00+00:00\ntimer active", ["ok"]),
-        ("taken 2026-11-22T02:30:00Z\ntimer active", ["ok"]),
-        ("taken 2026-11-21T09:30:00+00:00\ntimer active", ["look"]),
-        ("taken 2026-11-22T02:30:00+00:00\ntimer inactive", ["look", "ok"]),
-        ("timer active", ["look"]),
-    ],
-)
-def test_a_backup_that_did_not_happen_is_noticed(text: str, states: list[str]) -> None:
-    assert [one.state for one in application.read_backups(Answer(text), NOW)] == states
-
-
 def test_a_repository_that_cannot_be_read_says_so_in_its_own_words() -> None:
     assert only(application.read_git(Answer(f"revision {'a' * 40}"), "main")).value == "main is aaaaaaa"
     found = only(application.read_git(Answer("error cannot read x\nhint git ls-remote x"), "main"))

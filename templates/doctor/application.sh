@@ -16,13 +16,6 @@ ask_certificate() { # ADDRESS NAME
   openssl x509 -noout -checkhost "$2" <<<"$text" | grep -q 'does match' || printf 'stranger\n'
 }
 
-ask_backups() {
-  [ -n "$(current_id)" ] || unasked "nothing is live here yet"
-  # grep ends every line, also where a file does not
-  grep -ho '"taken_at": *"[^"]*"' "$DEPLOY_TO/backups/database"/*.json 2>/dev/null | sed 's/.*"\(.*\)"/taken \1/'
-  printf 'timer %s\n' "$(systemctl is-active "$APPLICATION-backup.timer" 2>/dev/null)"
-}
-
 ask_git() { # URL REF
   fact() { printf '%s %s\n' "$1" "$2"; }
   die() {

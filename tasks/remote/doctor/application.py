@@ -13,14 +13,13 @@ from ...model.config import Host, Stage
 from ...model.finding import Finding, bad, look, ok, skipped
 from .. import services
 from ..library import templates
+from . import backups
 from .machine import has_releases
 from .question import Answer, Question
 
 WELL = ("active", "running", "listening")
 MANY_TASKS = 1000
 """Waiting in one queue: more than workers that keep up leave there."""
-TOO_OLD = timedelta(hours=26)
-"""Of a daily backup: a day, and the hours a slow one may take."""
 SOON, NOW = timedelta(days=21), timedelta(days=3)
 """Before a certificate ends. certbot renews 30 days before: at 21 it has failed for a week."""
 
@@ -36,8 +35,7 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Que
     if stage.services_on(host):
         yield Question("services", ("ask_services",), lambda answer: read_services(answer, stage, host))
     yield from _stores(stage)
-    if stage.manager == "systemd" and stage.backup.enabled and host == stage.primary:
-        yield Question("backup", ("ask_backups",), lambda answer: read_backups(answer, now))
+    yield from backups.questions(stage, host, now)
     yield Question(
         "git",
         ("ask_git", stage.repository, ref),
@@ -124,7 +122,8 @@ def read_services(answer: Answer, stage: Stage, host: Host) -> Iterator[Finding]
             found.append(
                 look("services", f"{name} was started again {times}", f"fab logs --service {name} --lines 200")
             )
-    for unit in answer.every("failed"):
+    told = backups.units(stage)
+    for unit in [one for one in answer.every("failed") if one not in told]:
         found.append(look("services", f"{unit} has failed", f"systemctl status {unit}; systemctl reset-failed {unit}"))
     yield from found or [ok("services", f"{', '.join(stage.services_on(host))} run")]
 
@@ -218,18 +217,6 @@ def read_certificate(answer: Answer, stage: Stage, now: datetime) -> Iterator[Fi
         yield (bad if left < NOW else look)("certificate", f"{value}, in {days}", hint)
     else:
         yield ok("certificate", value)
-
-
-def read_backups(answer: Answer, now: datetime) -> Iterator[Finding]:
-    taken = [datetime.fromisoformat(text) for text in answer.every("taken")]
-    if answer.one("timer") not in ("active", ""):
-        yield look("backup", f"its timer is {answer.one('timer')}", "fab provision installs it")
-    if not taken:
-        yield look("backup", "there is none", "fab backup")
-        return
-    age = now - max(one if one.tzinfo else one.replace(tzinfo=UTC) for one in taken)
-    value = f"{len(taken)} kept, the newest is {age / timedelta(hours=1):.0f} h old"
-    yield look("backup", value, "fab backup; journalctl -u '*-backup'") if age > TOO_OLD else ok("backup", value)
 
 
 def read_git(answer: Answer, ref: str) -> Iterator[Finding]:
