@@ -30,7 +30,7 @@ def check(context: invoke.Context, stage: str = "", ref: str = "", json: bool = 
     from .report import findings
 
     here = load_stage(stage)
-    hosts = {host.name: host for host in chosen(here, context)}
+    hosts = {host.name: host for host in chosen(here, context, here.hosts)}
     identity = next(iter(context.config.get("identity", ())), "")
     opened: list[Session] = []
 

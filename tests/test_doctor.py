@@ -16,7 +16,7 @@ from tasks.model.facts import HostFacts
 from tasks.model.finding import Finding, bad, look, ok
 from tasks.model.server import Provision, Tls
 from tasks.remote import doctor
-from tasks.remote.doctor import application, machine
+from tasks.remote.doctor import application, machine, roles
 from tasks.remote.doctor.question import Answer, Question
 from tasks.report import findings
 
@@ -87,7 +87,8 @@ def test_a_clock_that_nobody_corrects_is_found_where_it_can_be(text: str, state:
 
 
 def _disk(text: str, minimum: str = "500MB") -> list[tuple[str, str]]:
-    return [(one.what, one.state) for one in machine.read_disk(Answer(text), replace(STAGE, minimum_free=minimum))]
+    stage = replace(STAGE, minimum_free=minimum)
+    return [(one.what, one.state) for one in machine.read_disk(Answer(text), stage, HOST)]
 
 
 def test_a_disk_is_judged_by_what_a_deploy_needs_and_by_what_is_left() -> None:
@@ -99,6 +100,7 @@ def test_a_disk_is_judged_by_what_a_deploy_needs_and_by_what_is_left() -> None:
     assert _disk("disk 40000000 2000000 /", "2GB") == [("disk", "bad")]
     assert _disk("disk 4000000000 90000000 /") == [("disk", "ok")], "2 %, and 86 GB"
     assert _disk("disk 90000000 80000000 /srv\ndisk 90000000 500 /") == [("disk", "ok"), ("disk", "bad")]
+    assert _disk("disk 90000000 80000000 /srv\ndisk 90000000 90000 /data") == [("disk", "ok"), ("disk", "bad")]
     assert _disk("inodes 2000000 19000 /") == [("inodes", "bad")]
     assert _disk("inodes 2000000 60000 /") == [("inodes", "look")]
 
@@ -117,7 +119,7 @@ def test_memory_must_hold_a_release_beside_the_one_before(
     total: int, available: int, swap: int, swap_free: int, state: str
 ) -> None:
     text = f"MemTotal: {total}\nMemAvailable: {available}\nSwapTotal: {swap}\nSwapFree: {swap_free}"
-    assert only(machine.read_memory(Answer(text))).state == state
+    assert only(machine.read_memory(Answer(text), HOST)).state == state
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def _mark(what: str, text: str, status: int | None = 0) -> tuple[str, ...]:
 def test_one_host_gives_a_finding_for_every_question_even_if_it_says_nothing() -> None:
     asked = doctor.questions(STAGE, HOST, "main", NOW)
     silent = list(doctor.read(asked, [], "web1"))
-    assert [one.what for one in silent] == ["survey", *(one.what for one in asked)]
+    assert [one.what for one in silent] == [one.what for one in asked]
     assert {one.state for one in silent} == {"look", "bad"}
     marks = [
         _mark("survey", ""),
@@ -420,7 +422,105 @@ def test_what_stands_in_the_way_of_every_plan_is_among_the_findings() -> None:
 
 def test_a_host_without_releases_is_asked_about_itself_only() -> None:
     asked = [one.what for one in doctor.questions(STAGE, replace(HOST, roles=()), "main", NOW)]
-    assert asked == ["disk", "memory", "time-sync", "ports"]
+    assert asked == ["disk", "memory", "time-sync", "ports", "services"]
+
+
+FLEET = (
+    Host(name="front", address="10.0.0.1", roles=("balancer",)),
+    Host(name="web1", address="10.0.0.2", roles=("web", "worker", "beat", "db")),
+    Host(name="data", address="10.0.0.3", roles=("postgresql", "redis")),
+    Host(name="copy", address="10.0.0.4", roles=("replica",)),
+)
+
+
+def test_each_host_of_a_fleet_is_asked_what_it_is_there_for() -> None:
+    stage = replace(STAGE, hosts=FLEET, provision=Provision(pgbouncer=True), tls=Tls(certificate="certbot"))
+    asked = {host.name: [one.what for one in doctor.questions(stage, host, "main", NOW)] for host in FLEET}
+    everywhere = ["disk", "memory", "time-sync", "ports"]
+    assert asked["data"] == [*everywhere, "services", "postgresql", "pgbouncer", "redis-server"]
+    assert asked["copy"] == [*everywhere, "services", "replica"]
+    front = ["disk", "memory", "time-sync", "units", "sudo", "ports", "services", "balancer", "renewal", "certificate"]
+    assert asked["front"] == front
+    assert {"certificate", "renewal", "balancer"}.isdisjoint(asked["web1"])
+    assert machine.folders(stage, FLEET[2]) == ("/var/lib/postgresql", "/var/lib/redis")
+    assert list(machine.sums(stage, FLEET[0])) == ["/etc/nginx/sites-available/pos"]
+    assert machine.sudo_commands(stage, FLEET[0]) == (
+        "/usr/local/sbin/pos-balance drain web1",
+        "/usr/local/sbin/pos-balance undrain web1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "says"),
+    [
+        (
+            "recovery false\nversion 15.14\nslot pos_replica_copy true reserved",
+            "ok",
+            "15.14 takes writes, copy follows",
+        ),
+        ("recovery false\nversion 15.14\nslot pos_replica_copy false reserved", "look", "fab -H copy check"),
+        ("recovery false\nversion 15.14\nslot pos_replica_copy false lost", "look", "pg_dropcluster"),
+        ("recovery false\nversion 15.14", "look", "copy can follow it no more"),
+        (
+            "recovery false\nversion 15.14\nslot pos_replica_copy true reserved\nslot pos_replica_old false reserved",
+            "look",
+            "pg_drop_replication_slot('pos_replica_old')",
+        ),
+        ("recovery true\nversion 15.14", "bad", "takes no writes"),
+        ('refused FATAL:  role "deploy" does not exist', "look", "fab provision"),
+        ("down", "bad", "systemctl status"),
+    ],
+)
+def test_a_database_that_takes_no_writes_or_that_nobody_follows_is_found(text: str, state: str, says: str) -> None:
+    found = only(roles.read_primary(Answer(text), replace(STAGE, hosts=FLEET)))
+    assert found.state == state
+    assert says in found.value + found.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "says"),
+    [
+        ("recovery true\nreceiving true\nbehind 0", "ok", "follows data, 0 s behind"),
+        ("recovery true\nreceiving true\nbehind 61", "look", "61 s behind"),
+        ("recovery true\nreceiving false\nbehind 900", "look", "hears nothing of data"),
+        ("recovery false\nreceiving false\nbehind 0", "look", "a database of its own"),
+        ("down", "look", "does not answer"),
+    ],
+)
+def test_a_copy_that_is_late_deaf_or_no_copy_is_found(text: str, state: str, says: str) -> None:
+    found = only(roles.read_copy(Answer(text), replace(STAGE, hosts=FLEET)))
+    assert found.state == state
+    assert says in found.value
+
+
+def test_a_balancer_that_passes_nobody_on_is_found() -> None:
+    def read(text: str) -> list[tuple[str, str]]:
+        found = list(roles.read_balancer(Answer(text)))
+        assert all(bool(one.hint) == (one.state != "ok") for one in found)
+        return [(one.state, one.value) for one in found]
+
+    assert read("well web1 answers\nwell web2 answers") == [("ok", "web1, web2 answer it")]
+    assert read("well web1 answers\nill web2 is drained") == [("look", "web2 is drained"), ("ok", "web1 answers it")]
+    assert read("ill web1 does not answer\nill web2 answers 502") == [
+        ("look", "web1 does not answer"),
+        ("look", "web2 answers 502"),
+    ]
+    assert read("ill nginx does not run") == [("bad", "nginx does not run")]
+    assert read("ill it is not set up") == [("bad", "it is not set up")]
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("enabled enabled\nactive active\nlast success", "ok"),
+        ("enabled enabled\nactive inactive\nlast success", "look"),
+        ("enabled disabled\nactive active\nlast success", "look"),
+        ("enabled \nactive inactive\nlast ", "look"),
+        ("enabled enabled\nactive active\nlast exit-code", "look"),
+    ],
+)
+def test_a_certificate_that_nothing_renews_is_found(text: str, state: str) -> None:
+    assert only(roles.read_renewal(Answer(text))).state == state
 
 
 def test_users_come_in_where_the_web_hosts_are_unless_something_stands_before_them() -> None:
@@ -496,5 +596,7 @@ def test_every_thing_that_is_asked_has_a_row_in_its_page() -> None:
         name for row in re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)
     }
     served = replace(STAGE, tls=Tls(certificate="certbot"))
+    fleet = replace(served, hosts=FLEET, provision=Provision(pgbouncer=True))
     asked = {one.what for one in doctor.questions(served, HOST, "main", NOW)}
+    asked |= {one.what for host in FLEET for one in doctor.questions(fleet, host, "main", NOW)}
     assert asked <= rows, asked - rows

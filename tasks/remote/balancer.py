@@ -35,13 +35,13 @@ def undrain_after(stage: Stage, hosts: tuple[Host, ...]) -> Script:
 
 
 def _changed(stage: Stage) -> tuple[str, ...]:
-    return (program(stage), upstream(stage), *_asked(stage))
+    return (program(stage), *looked_at(stage))
 
 
 def look(stage: Stage) -> Script:
-    return script(("look_balanced", upstream(stage), *_asked(stage)))
+    return script(("look_balanced", *looked_at(stage)))
 
 
-def _asked(stage: Stage) -> tuple[str, str]:
-    """Host header and path of a request that tells whether a host serves."""
-    return stage.health.host or stage.domain or "localhost", stage.health.path
+def looked_at(stage: Stage) -> tuple[str, str, str]:
+    """The list, and host header and path of a request that tells whether a host serves."""
+    return upstream(stage), stage.health.host or stage.domain or "localhost", stage.health.path

@@ -7,9 +7,10 @@ ask_clock() {
   printf 'synchronized %s\n' "$(timedatectl show -p NTPSynchronized --value 2>/dev/null)"
 }
 
-ask_disk() {
+ask_disk() { # FOLDER...
   local path
-  for path in "$(existing_parent "$DEPLOY_TO")" /; do
+  for path in "$@" /; do
+    path=$(existing_parent "$path")
     df -Pk "$path" | awk 'NR == 2 {print "disk", $2, $4, $6}'
     df -Pi "$path" | awk 'NR == 2 {print "inodes", $2, $4, $6}'
   done
@@ -77,13 +78,13 @@ ask_services() {
   systemctl list-units --failed --plain --no-legend --full | awk '{print "failed", $1}'
 }
 
-ask_sudo() { # ARGUMENTS...   of systemctl, one command each
+ask_sudo() { # COMMAND...
   local command
   [ "$EUID" != 0 ] || unasked "root needs none"
   command -v sudo >/dev/null || { printf 'missing\n'; return; }
   for command in "$@"; do
     # shellcheck disable=SC2086  # its words
-    sudo -n -l /usr/bin/systemctl $command >/dev/null 2>&1 || printf 'refused %s\n' "$command"
+    sudo -n -l $command >/dev/null 2>&1 || printf 'refused %s\n' "$command"
   done
   sudo -n -l 2>/dev/null | sed -n 's/^    \((.*\)/rule \1/p'
 }

@@ -11,7 +11,7 @@ from ...model.facts import HostFacts
 from ...model.finding import Finding, bad, look, ok, skipped
 from ...model.shell import Script, script
 from .. import survey
-from . import application, machine
+from . import application, machine, roles
 from .question import Answer, Question
 
 LONGEST = 14
@@ -21,13 +21,18 @@ Marks = Iterable[tuple[str, ...]]
 
 def questions(stage: Stage, host: Host, ref: str, now: datetime) -> tuple[Question, ...]:
     """In the order in which the findings are shown."""
-    return (*machine.questions(stage, host), *application.questions(stage, host, ref, now))
+    survey_first = (Question("survey", ("survey", 0), surveyed_by, remedy="fab status"),) if host.has_releases else ()
+    return (
+        *survey_first,
+        *machine.questions(stage, host),
+        *roles.questions(stage, host),
+        *application.questions(stage, host, ref, now),
+    )
 
 
 def ask(asked: Iterable[Question]) -> Script:
-    """Functions of templates/doctor, all in one go; the survey first, for its marks go their own way."""
-    calls = [("question", "survey", 8, "survey", 0)]
-    calls += [("question", one.what, one.seconds, *one.call) for one in asked]  # type: ignore[misc]
+    """Functions of templates/doctor, all in one go; the survey's marks go their own way."""
+    calls = [("question", one.what, one.seconds, *one.call) for one in asked]
     return script(("tell_time",), *calls, ("answers", LONGEST))
 
 
@@ -54,13 +59,15 @@ def read(
     """One finding or more for each question, whatever was or was not answered."""
     marks = tuple(marks)
     said, facts = answers(marks), survey.parse(host, (mark for mark in marks if mark[0] != "answer"))
-    text, status = said.get("survey", ("", None))
-    if status != 0:
-        yield look("survey", f"could not be made ({_last(text) or 'no answer'})", "fab status")
-    else:
-        yield from surveyed(facts)
     for one in asked:
         yield from one.heard(Answer(*said[one.what], facts, reached) if one.what in said else None)
+
+
+def surveyed_by(answer: Answer) -> Iterator[Finding]:
+    """ValueError where it could not be made: that nothing was found then says nothing."""
+    if answer.status != 0:
+        raise ValueError
+    yield from surveyed(answer.facts)
 
 
 def surveyed(facts: HostFacts) -> Iterator[Finding]:
@@ -111,7 +118,3 @@ def door(address: str, port: int, why: str) -> Finding:
     unknown = "Name or service" in why or "nodename" in why or "No address" in why
     hint = f"its DNS record: dig {address}" if unknown else "systemctl status nginx; what lies between shuts the port?"
     return look("door", f"{address} does not answer you at port {port} ({why})", hint)
-
-
-def _last(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "")

@@ -14,7 +14,6 @@ from ...model.finding import Finding, bad, look, ok, skipped
 from .. import services
 from ..library import templates
 from . import backups
-from .machine import has_releases
 from .question import Answer, Question
 
 WELL = ("active", "running", "listening")
@@ -27,7 +26,7 @@ SOON, NOW = timedelta(days=21), timedelta(days=3)
 def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Question]:
     if served := _served(stage, host):
         yield Question("certificate", ("ask_certificate", *served), lambda answer: read_certificate(answer, stage, now))
-    if not has_releases(host):
+    if not host.has_releases:
         return
     if paths := _files(stage):
         user = stage.app_user if stage.manager == "systemd" else ""

@@ -8,12 +8,19 @@ from collections.abc import Iterator
 
 from ...model.config import Host, Stage, megabytes
 from ...model.finding import Finding, bad, look, ok
-from .. import files, services
+from .. import balancer, files, services
 from .question import Answer, Question
 
 SAMPLE = "20260101-000000-0000000"
 """A release as sudoers knows them."""
-STORES = {5432: "PostgreSQL", 6379: "Redis", 3306: "MySQL", 11211: "memcached", 8000: "an application server"}
+STORES = {
+    5432: "PostgreSQL",
+    6432: "pgBouncer",
+    6379: "Redis",
+    3306: "MySQL",
+    11211: "memcached",
+    8000: "an application server",
+}
 """Ports that must not be open to the world."""
 FEWEST_INODES = 20_000
 NARROW = 5_000_000
@@ -22,7 +29,7 @@ NARROW = 5_000_000
 
 def questions(stage: Stage, host: Host) -> Iterator[Question]:
     def disk(answer: Answer) -> Iterator[Finding]:
-        return read_disk(answer, stage)
+        return read_disk(answer, stage, host)
 
     def python(answer: Answer) -> Iterator[Finding]:
         return read_python(answer, stage)
@@ -30,24 +37,30 @@ def questions(stage: Stage, host: Host) -> Iterator[Question]:
     def packages(answer: Answer) -> Iterator[Finding]:
         return read_packages(answer, stage.provision.packages)
 
-    yield Question("disk", ("ask_disk",), disk)
-    yield Question("memory", ("ask_memory",), read_memory)
+    yield Question("disk", ("ask_disk", *folders(stage, host)), disk)
+    yield Question("memory", ("ask_memory",), lambda answer: read_memory(answer, host))
     if stage.manager == "systemd":
         yield Question("time-sync", ("ask_clock",), read_time_sync)
-    if has_releases(host):
+    if host.has_releases:
         yield Question("python", ("ask_python", stage.python.version, stage.python.installer), python, seconds=12)
-    if has_releases(host) and stage.manager == "systemd":
-        expected, commands = sums(stage, host), sudo_commands(stage, host)
-        yield Question("packages", ("ask_packages", *stage.provision.packages), packages)
+        if stage.manager == "systemd":
+            yield Question("packages", ("ask_packages", *stage.provision.packages), packages)
+    expected, commands = sums(stage, host), sudo_commands(stage, host)
+    if expected:
         yield Question("units", ("ask_units", *expected), lambda answer: read_units(answer, expected))
+    if commands:
         yield Question("sudo", ("ask_sudo", *commands), lambda answer: read_sudo(answer, stage, len(commands)))
     if host.transport == "ssh":
         yield Question("ports", ("ask_ports",), lambda answer: read_ports(answer, stage, host))
 
 
-def has_releases(host: Host) -> bool:
-    """Not where there is only data, or the way to other hosts."""
-    return any(role in host.roles for role in ("web", "worker", "beat", "db"))
+def folders(stage: Stage, host: Host) -> tuple[str, ...]:
+    """What must not run full there, the most important first."""
+    ours = stage.manager == "systemd"
+    data = ours and stage.has_postgresql and (host == stage.database_host or host in stage.replicas)
+    redis = ours and stage.provision.redis and host == stage.redis_host
+    places = ((stage.deploy_to, host.has_releases), ("/var/lib/postgresql", data), ("/var/lib/redis", redis))
+    return tuple(place for place, here in places if here)
 
 
 def read_time_sync(answer: Answer) -> Iterator[Finding]:
@@ -59,17 +72,18 @@ def read_time_sync(answer: Answer) -> Iterator[Finding]:
         yield look("time-sync", "nothing keeps the clock right", "timedatectl set-ntp true")
 
 
-def read_disk(answer: Answer, stage: Stage) -> Iterator[Finding]:
-    """Of deploy_to, then of /, which may be the same."""
-    least = megabytes(stage.minimum_free) * 1024
+def read_disk(answer: Answer, stage: Stage, host: Host) -> Iterator[Finding]:
+    """Of `folders`, then of /, which may be the same."""
+    least, tidy = megabytes(stage.minimum_free) * 1024, "fab cleanup; " if host.has_releases else ""
     for number, words in enumerate(_once(answer.every("disk"))):
         total, free, mount = int(words[0]), int(words[1]), words[2]
         value = f"{_size(free)} of {_size(total)} free on {mount}"
-        if free < (least if number == 0 else 1024):
-            needed = f", less than {stage.minimum_free}" if number == 0 else ""
-            yield bad("disk", value + needed, f"fab cleanup; du -xh -d 2 {mount} | sort -h | tail")
+        is_ours = number == 0 or mount != "/"
+        hint = f"{tidy}du -xh -d 2 {mount} | sort -h | tail"
+        if free < (least if is_ours else 1024):
+            yield bad("disk", value + (f", less than {stage.minimum_free}" if is_ours else ""), hint)
         elif free < total / 10 and free < NARROW:
-            yield look("disk", value, f"fab cleanup; du -xh -d 2 {mount} | sort -h | tail")
+            yield look("disk", value, hint)
         else:
             yield ok("disk", value)
     for words in _once(answer.every("inodes")):
@@ -92,15 +106,16 @@ def _once(lines: list[str]) -> list[list[str]]:
     return [one for number, one in enumerate(words) if one[-1] not in [before[-1] for before in words[:number]]]
 
 
-def read_memory(answer: Answer) -> Iterator[Finding]:
+def read_memory(answer: Answer, host: Host) -> Iterator[Finding]:
     total, available, swap, swap_free = (
         int(answer.one(f"{name}:")) for name in ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
     )
     value = f"{_size(available)} of {_size(total)} available, {_size(swap) + ' swap' if swap else 'no swap'}"
     if available < max(150_000, total / 20):
-        yield look("memory", value, "a new release starts beside the old one: fewer workers, or more memory")
+        why = "a new release starts beside the old one: fewer workers" if host.has_releases else "ps aux --sort -rss"
+        yield look("memory", value, f"{why}, or more memory")
     elif swap and swap_free < swap / 5:
-        yield look("memory", f"{value}, nearly all in use", "what runs does not fit: fewer workers, or more memory")
+        yield look("memory", f"{value}, nearly all in use", "what runs does not fit: less of it, or more memory")
     else:
         yield ok("memory", value)
 
@@ -133,11 +148,14 @@ def read_packages(answer: Answer, wanted: tuple[str, ...]) -> Iterator[Finding]:
 
 def sums(stage: Stage, host: Host) -> dict[str, str]:
     """Path -> checksum of what anybody may read there, as releases.toml has it now."""
-    folders = ["/etc/systemd/"] + ["/etc/nginx/"] * (stage.provision.nginx and "web" in host.roles)
+    if stage.manager != "systemd":
+        return {}
+    serves = stage.provision.nginx and ("web" in host.roles or host in stage.balancers)
+    ours = ["/etc/systemd/"] * host.has_releases + ["/etc/nginx/"] * serves
     return {
         path: hashlib.sha256(text.encode()).hexdigest()
         for path, text in files.server_files(stage, host).items()
-        if path.startswith(tuple(folders))
+        if path.startswith(tuple(ours))
     }
 
 
@@ -160,7 +178,17 @@ def _names(paths: list[str]) -> str:
 
 
 def sudo_commands(stage: Stage, host: Host) -> tuple[str, ...]:
-    """Every command of systemctl that is run as root here, as templates/server/systemd.sh says it."""
+    """Every command that is run as root here, as templates/server/systemd.sh and balancer.sh say them."""
+    if stage.manager != "systemd":
+        return ()
+    balanced = host in stage.balancers and stage.provision.nginx
+    webs = [one.name for one in stage.with_role("web")] if balanced else []
+    balance = [f"{balancer.program(stage)} {verb} {web}" for web in webs for verb in ("drain", "undrain")]
+    units = _unit_commands(stage, host) if host.has_releases else ()
+    return (*(f"/usr/bin/systemctl {words}" for words in units), *balance)
+
+
+def _unit_commands(stage: Stage, host: Host) -> tuple[str, ...]:
     name, here = stage.application, services.names(stage, host, "web", "worker")
     starts = [f"start --no-block {name}-{one}@{SAMPLE}.service" for one in here]
     stops = [
@@ -181,7 +209,7 @@ def read_sudo(answer: Answer, stage: Stage, count: int) -> Iterator[Finding]:
         yield bad("sudo", "is not installed", f"apt-get install sudo; {remedy}")
     elif refused:
         more = f" and {len(refused) - 1} more" if refused[1:] else ""
-        yield bad("sudo", f"refuses systemctl {refused[0].replace(SAMPLE, 'ID')}{more}", remedy)
+        yield bad("sudo", f"refuses {refused[0].removeprefix('/usr/bin/').replace(SAMPLE, 'ID')}{more}", remedy)
     elif not broad:
         yield ok("sudo", f"{count} exact commands, nothing more")
     if broad:
