@@ -52,8 +52,8 @@ def well(shop: Shop) -> Shop:
         "systemctl start postgresql@15-main redis-server && "
         f"sed -i s/{shop.server.address}/127.0.0.1/ /srv/pos/shared/.env.production && "
         "install -d -o deploy -m 700 /srv/pos/backups /srv/pos/backups/database && "
-        """printf '{"taken_at": "%s"}' "$(date -u +%FT%TZ)" >/srv/pos/backups/database/today.json && """
-        "chown deploy: /srv/pos/backups/database/today.json && systemctl start pos.service"
+        """printf '{"taken_at": "%s"}' "$(date -u +%FT%TZ)" >/srv/pos/backups/database/20260101-000000.json && """
+        "chown deploy: /srv/pos/backups/database/20260101-000000.json && systemctl start pos.service"
     )
     await_page(shop)
     both = f"systemctl is-active -q pos-worker@{shop.current()} && systemctl is-active -q pos-beat"
@@ -119,9 +119,11 @@ def test_a_server_that_is_well_is_ready_and_stays_as_it_was(well: Shop) -> None:
     found = checked(well, 0)
     assert well.server.run(look).stdout == "", "it changes nothing"
     wrong = {what: state for what, state in worst(found).items() if state != "ok"}
-    assert wrong == {"backup": "look", "door": "look"}, found
-    has(found, "backup", "look", "timer is inactive", "fab provision")
-    has(found, "backup", "ok", "1 kept, the newest is 0 h old")
+    assert wrong == {"backup-timer": "look", "drill": "look", "off-site": "look", "door": "look"}, found
+    has(found, "backup-timer", "look", "no timer takes backups", "fab provision")
+    has(found, "drill", "look", "none was ever restored", "fab drill")
+    has(found, "off-site", "look", "on this server only", "repository")
+    has(found, "backup", "ok", "the newest is 0 min old, not proven")
     has(found, "door", "look", "pos.test does not answer", "DNS")
     has(found, "ssh", "ok", f"deploy@{well.server.address}:22")
     has(found, "host-key", "ok", "SHA256:", "releases.toml")
@@ -131,7 +133,7 @@ def test_a_server_that_is_well_is_ready_and_stays_as_it_was(well: Shop) -> None:
     has(found, "sudo", "ok", "7 exact commands")
     plain = well.fab("check").stdout
     assert "app1 ok services: web, worker, beat run\n" in plain
-    assert plain.endswith("ready to deploy; 2 things to look at\n")
+    assert plain.endswith("ready to deploy; 4 things to look at\n")
 
 
 # -- its data
