@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,25 +174,33 @@ def cluster() -> Iterator[Cluster]:
     if not (POSTGRES / "initdb").exists():
         pytest.skip("PostgreSQL 15 is not installed")
     folder = Path(tempfile.mkdtemp(prefix="project-pg-"))
+    try:
+        with started(folder) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def started(folder: Path, *settings: str) -> Iterator[Cluster]:
+    """A PostgreSQL in an empty folder, with a role `app` that may do what fab provision lets it do."""
     if os.getuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
+    as_server([POSTGRES / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
+               "--auth-local=trust", "--auth-host=scram-sha-256"], folder)  # fmt: skip
+    given = ("listen_addresses=127.0.0.1", "fsync=off", "max_prepared_transactions=5", "wal_level=logical", *settings)
+    options = " ".join([f"-p {port} -k {folder}", *(f"-c {setting}" for setting in given)])
+    as_server([POSTGRES / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], folder)
     try:
-        as_server([POSTGRES / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
-                   "--auth-local=trust", "--auth-host=scram-sha-256"], folder)  # fmt: skip
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=5"
-        as_server([POSTGRES / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], folder)
-        try:
-            made = Cluster(port, folder)
-            made.admin(f"CREATE ROLE app LOGIN CREATEDB PASSWORD '{CANARY}'")
-            yield made
-        finally:
-            as_server([POSTGRES / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"], folder)
+        made = Cluster(port, folder)
+        made.admin(f"CREATE ROLE app LOGIN CREATEDB PASSWORD '{CANARY}'")
+        yield made
     finally:
-        shutil.rmtree(folder)
+        as_server([POSTGRES / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"], folder)
 
 
 @pytest.fixture(scope="session")
@@ -207,9 +215,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bare(tmp_path: Path, python: Path) -> Release:
+    return made_in(tmp_path, python)
+
+
+def made_in(folder: Path, python: Path) -> Release:
     """A release of an application with one migration, on SQLite in shared/."""
-    release = Release(tmp_path / "releases" / "20261122-101530-9f3c2ab", python)
-    (tmp_path / "shared").mkdir()
+    release = Release(folder / "releases" / "20261122-101530-9f3c2ab", python)
+    (folder / "shared").mkdir()
     (release.root / ".release").mkdir(parents=True)
     for program in (REPOSITORY / "templates/release").glob("project*.py"):
         shutil.copy(program, release.root / ".release")
@@ -218,7 +230,7 @@ def bare(tmp_path: Path, python: Path) -> Release:
                        "shop/static/shop/a.css": "a {}"}.items():  # fmt: skip
         release.write(path, text)
     release.migration("0001_initial", FIRST)
-    release.environment = {"SECRET_KEY": KEY, "DATABASE": sqlite(tmp_path / "shared" / "db.sqlite3")}
+    release.environment = {"SECRET_KEY": KEY, "DATABASE": sqlite(folder / "shared" / "db.sqlite3")}
     return release
 
 

@@ -223,8 +223,9 @@ def test_a_restore_that_is_killed_leaves_the_live_database_open_and_whole(
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(words, cwd=on_postgres.root, env=on_postgres.environ(), stdout=quiet, stderr=quiet)
     wait_until_seen(cluster, process, "restoring")
-    # a superuser's session came in after the checks: it cannot be ended, so the rename stands and waits
-    inside = session(cluster, name, "SELECT 1") if moment == "swapping" else nullcontext()
+    # somebody changes the database and takes his time: the rename stands and waits
+    comment = f"BEGIN; COMMENT ON DATABASE {name} IS 'held'"
+    inside = session(cluster, "postgres", comment) if moment == "swapping" else nullcontext()
     with inside:
         wait_until_seen(cluster, process, moment)
         process.send_signal(sent)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-import time
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import project_postgres
 import project_retention
@@ -21,9 +21,10 @@ from project_answer import ROOT, Refused
 from project_plan import reach
 
 PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
-DAY = 86_400
 ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TOLD = {"engine": str, "bytes": int, "sha256": str, "rows": dict, "applied": list, "taken_at": str, "release": str,
+        "server_version": str, "encoding": str}  # fmt: skip
 
 
 def restore_point(arguments: dict) -> dict:
@@ -33,27 +34,30 @@ def restore_point(arguments: dict) -> dict:
     os.umask(0o077)
     directory.mkdir(parents=True, exist_ok=True)
     manifest, data = directory / f"{name}.json", directory / f"{name}{engine.SUFFIX}"
-    if manifest.exists() or data.exists():
-        raise Refused(f"There is a restore point {name} already.", "Take another name; they are never overwritten.")
     needed = engine.size(connection)
-    check_space(directory, needed)
     parts = [directory / f"{name}{ending}.part" for ending in (engine.SUFFIX, ".json")]
-    try:
-        facts = engine.dump(connection, parts[0])
-        engine.read_whole(connection, parts[0])
-        facts.update(name=name, engine=connection.vendor, file=data.name, bytes=parts[0].stat().st_size,
-                     sha256=digest(parts[0]), database_bytes=needed, release=os.path.basename(ROOT),
-                     taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))  # fmt: skip
-        facts.update(arguments.get("said", {}))
-        parts[1].write_text(json.dumps(facts, indent=1))
-        for part, final in ((parts[0], data), (parts[1], manifest)):
-            flush(part)
-            os.replace(part, final)
-        flush(directory)
-    except BaseException:
-        for path in (manifest, *parts, data):
-            path.unlink(missing_ok=True)
-        raise
+    with being_written(parts[1]):
+        clear(directory)
+        if manifest.exists() or data.exists():
+            raise Refused(f"There is a restore point {name} already.", "Take another name; they are never overwritten.")
+        check_space(directory, needed)
+        try:
+            facts = engine.dump(connection, parts[0])
+            engine.read_whole(connection, parts[0])
+            facts.update(name=name, application=application(), engine=connection.vendor, file=data.name,
+                         bytes=parts[0].stat().st_size, sha256=digest(parts[0]), database_bytes=needed,
+                         release=os.path.basename(ROOT),
+                         taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))  # fmt: skip
+            facts.update(arguments.get("said", {}))
+            parts[1].write_text(json.dumps(facts, indent=1))
+            for part, final in ((parts[0], data), (parts[1], manifest)):
+                flush(part)
+                os.replace(part, final)
+            flush(directory)
+        except BaseException:
+            for path in (manifest, *parts, data):
+                path.unlink(missing_ok=True)
+            raise
     return {**facts, "rows": sum(facts["rows"].values()), "applied": len(facts["applied"]), "manifest": str(manifest)}
 
 
@@ -68,9 +72,6 @@ def backup(arguments: dict) -> dict:
     for old in dropped:
         for path in (directory / f"{old}.json", *directory.glob(f"{old}.*")):  # without its manifest it is none
             path.unlink(missing_ok=True)
-    for part in directory.glob("*.part"):  # of one that was killed; a younger one may be somebody else at work
-        if time.time() - part.stat().st_mtime > DAY:
-            part.unlink(missing_ok=True)
     return {**taken, "dropped": dropped}
 
 
@@ -94,6 +95,39 @@ def free_name(directory: Path) -> Iterator[str]:
     raise Refused(f"Nine backups were taken in the second {now}.", "Try again.")
 
 
+@contextmanager
+def being_written(part: Path) -> Iterator[None]:
+    """Held as long as we live: whoever gets this lock of another one's file knows that its writer is dead."""
+    with part.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def clear(directory: Path) -> None:
+    """What writers left that were killed; one that is still at work keeps its own."""
+    for part in directory.glob("*.json.part"):
+        with part.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            name = part.name[: -len(".json.part")]
+            whole = (directory / f"{name}.json").exists()
+            for path in directory.glob(f"{name}.*.part" if whole else f"{name}.*"):
+                path.unlink(missing_ok=True)
+
+
+def application() -> str:
+    """As the release was built for; "" where nobody said."""
+    try:
+        return json.loads((Path(ROOT) / ".release" / "services.json").read_text())["application"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
 def proven(directory: Path) -> list[str]:
     return [path.name[: -len(PROOF)] for path in directory.glob(f"*{PROOF}")]
 
@@ -103,14 +137,31 @@ def restore(arguments: dict) -> dict:
     connection, engine = opened(arguments)
     directory, name = place(arguments)
     manifest = verified(connection, engine, directory, name)
+    engine.check_restore(connection, manifest)
     engine.check_swap(connection)
     if arguments.get("plan_only"):
-        now = engine.count_rows(connection)
+        now = engine.rows_now(connection)
         changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
         return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
                 "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
+                "not_carried": engine.not_carried(connection),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
-    return {"restored": name, **engine.restore(connection, directory / manifest["file"], manifest)}
+    done = engine.restore(
+        connection, directory / manifest["file"], manifest, promised(arguments), arguments.get("hold", "")
+    )
+    return {"restored": name, **done}
+
+
+def promised(arguments: dict) -> Callable[[str], None]:
+    """Writes down what a swap will keep, before it: cut off right after it, nobody could say the name any more."""
+
+    def write(kept: str) -> None:
+        with open(arguments["promise"], "w") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return write if arguments.get("promise") else lambda _: None
 
 
 def schema(connection, applied: set) -> dict:
@@ -122,10 +173,12 @@ def schema(connection, applied: set) -> dict:
 
 
 def undo_restore(arguments: dict) -> dict:
-    """Swap back what `restore` kept; what was live until now is kept in turn."""
+    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far."""
     connection, engine = opened(arguments)
+    if arguments.get("if_kept") and not engine.is_kept(connection, arguments["kept"]):
+        return {"kept": ""}
     engine.check_swap(connection)
-    return engine.undo(connection, arguments["kept"])
+    return engine.undo(connection, arguments["kept"], promised(arguments), arguments.get("hold", ""))
 
 
 def opened(arguments: dict) -> tuple:
@@ -145,18 +198,31 @@ def place(arguments: dict) -> tuple[Path, str]:
 
 def verified(connection, engine, directory: Path, name: str) -> dict:
     """The manifest, once size, SHA-256 and a full read say that the file is what was written."""
-    try:
-        manifest = json.loads((directory / f"{name}.json").read_text())
-    except (OSError, ValueError) as error:
-        raise Refused(f"No restore point {name} in {directory}.", f"Its manifest: {error}.") from None
-    data = directory / manifest["file"]
+    manifest = {**described(directory, name), "file": f"{name}{engine.SUFFIX}"}
     if manifest["engine"] != connection.vendor:
         raise Refused(f"{name} is of {manifest['engine']}, the database is {connection.vendor}.", "Name another one.")
+    if manifest.get("application") and application() and manifest["application"] != application():
+        raise Refused(f"{name} is of another application, {manifest['application']}; this one is {application()}.",
+                      f"Look how it came to {directory}; name another one. Nothing was touched.")  # fmt: skip
+    data = directory / manifest["file"]
     if not data.exists() or data.stat().st_size != manifest["bytes"] or digest(data) != manifest["sha256"]:
         raise Refused(f"The restore point {name} is not what was written: size or SHA-256 differ.",
                       "Do not use it; name another one. Nothing was touched.")  # fmt: skip
     engine.read_whole(connection, data)
     return manifest
+
+
+def described(directory: Path, name: str) -> dict:
+    path = directory / f"{name}.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(f"No restore point {name} in {directory}.", f"Its manifest: {error}.") from None
+    found = manifest if isinstance(manifest, dict) else {}
+    wrong = [word for word, kind in TOLD.items() if not isinstance(found.get(word), kind)]
+    if wrong:
+        raise Refused(f"No restore point {name} in {directory}.", f"Its manifest does not say: {', '.join(wrong)}.")
+    return found
 
 
 def check_space(directory: Path, needed: int) -> None:

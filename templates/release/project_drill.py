@@ -27,7 +27,7 @@ def drill(arguments: dict) -> dict:
     except Refused:
         (directory / f"{name}{PROOF}").unlink(missing_ok=True)  # it may have been whole when it was proven
         raise
-    engine.check_swap(connection)
+    engine.check_restore(connection, manifest)
     keep = bool(arguments.get("keep"))
     done = engine.rehearse(connection, directory / manifest["file"], manifest, keep=keep)
     seconds = round(time.monotonic() - started, 1)

@@ -16,7 +16,7 @@ from django.db.backends.signals import connection_created
 from django.db.migrations.executor import MigrationExecutor
 from project_answer import RELEASE_FOLDER, Refused, first_line, say
 from project_plan import applied, irreversible, known, label, reach
-from project_postgres import only_one
+from project_sessions import only_one
 
 LOCK_NOT_AVAILABLE = "55P03"
 SHAPE_BEFORE = os.path.join(RELEASE_FOLDER, "shape-before.json")

@@ -7,21 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
+import project_preflight as preflight
 from django.db import Error
 from project_answer import Refused, first_line, say
+from project_names import KEPT, belongs, stamped
+from project_sessions import fetch, literal, live_name, maintenance, only_one, patient, quote
+from project_swap import swap
 
 SUFFIX = ".dump"
-LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table, and a rename for the database
-LONGEST_NAME = 63  # bytes of a PostgreSQL identifier
-STAMP = 20  # digits of a UTC time down to the microsecond
-MAINTENANCE = ("postgres", "template1")  # a database cannot be renamed from inside
-LOCK_SPACE = 0x66616272  # any number, the same on every host
+LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table
+PATIENCE = 60  # seconds a finished restore waits for those who hold the live database
 PARAMETERS = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -37,10 +36,6 @@ PARAMETERS = {
     "sslcert": "PGSSLCERT",
     "sslkey": "PGSSLKEY",
 }
-LOCK_HOLDER = """
-    SELECT concat(usename, ' from ', coalesce(host(client_addr), 'this host'), ' since ', backend_start)
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND classid = %s AND objid = hashtext(%s)::bit(32)::bigint AND granted"""
 # What pg_dump dumps: not the tables of extensions.
 TABLES = """
     SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -48,27 +43,6 @@ TABLES = """
     AND NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1"""
-RIGHTS = """
-    SELECT current_user, rolsuper OR rolcreatedb, datdba::regrole::text, pg_has_role(datdba, 'USAGE')
-    FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()"""
-OTHER_OWNERS = """
-    SELECT DISTINCT relowner::regrole::text FROM pg_class
-    WHERE relkind IN ('r', 'p', 'v', 'S', 'm') AND NOT pg_has_role(relowner, 'USAGE')
-    AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)' ORDER BY 1"""
-# The type of a session that is not ours is hidden from us: NULL.
-HOLDERS = """
-    SELECT format('session %s of %s (%s)', pid, usename, application_name)
-        FROM pg_stat_activity JOIN pg_roles holder ON holder.oid = usesysid
-        JOIN pg_roles me ON me.rolname = current_user
-        WHERE datname = current_database() AND coalesce(backend_type, 'client backend') = 'client backend'
-        AND NOT me.rolsuper
-        AND (holder.rolsuper OR NOT (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))
-    UNION ALL SELECT format('prepared transaction %s', gid)
-        FROM pg_prepared_xacts WHERE database = current_database()
-    UNION ALL SELECT format('replication slot %s', slot_name)
-        FROM pg_replication_slots WHERE database = current_database()
-    UNION ALL SELECT format('subscription %s', subname)
-        FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = current_database()"""
 # Columns of pg_database differ between versions of the server: the row comes as JSON.
 DATABASE = """
     SELECT to_json(d)::text, datdba::regrole::text, spcname
@@ -91,65 +65,16 @@ SETTINGS = """
     FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase WHERE datname = %s"""
 
 
-# --- sessions ---
-
-
-def separate(connection, database: str = ""):
-    """Another session with the same settings, perhaps to another database; never of a pool, which is bound to one."""
-    other = connection.copy()
-    options = {name: value for name, value in other.settings_dict["OPTIONS"].items() if name != "pool"}
-    other.settings_dict.update(OPTIONS=options, AUTOCOMMIT=True, NAME=database or other.settings_dict["NAME"])
-    return other
-
-
-def maintenance(connection):
-    """A session to a database that is not the live one."""
-    reasons = []
-    for database in MAINTENANCE:
-        other = separate(connection, database)
-        try:
-            other.ensure_connection()
-        except Error as error:
-            reasons.append(first_line(error))
-        else:
-            return other
-    hint = "A database is renamed from another one. As postgres: GRANT CONNECT ON DATABASE postgres to this role."
-    raise Refused(f"No way into {' or '.join(MAINTENANCE)}: {reasons[0]}", hint)
-
-
-def fetch(connection, statement: str, parameters: object = None) -> list[tuple]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return cursor.fetchall() if cursor.description else []
-
-
-@contextmanager
-def only_one(connection, work: str) -> Iterator[None]:
-    """Hold an advisory lock on a session of its own: it ends with the session, however that ends."""
-    with closing(separate(connection)) as session:
-        if not fetch(session, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_SPACE, work])[0][0]:
-            holder = fetch(session, LOCK_HOLDER, [LOCK_SPACE, work]) or [("it has just ended",)]
-            raise Refused(f"Another {work} is running ({holder[0][0]}).", "Wait for it, then try again.", kind="locked")
-        yield
-
-
-def quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 # --- what the restore point is made of ---
-
-
-def live_name(connection) -> str:
-    return fetch(connection, "SELECT current_database()")[0][0]
 
 
 def size(connection) -> int:
     return fetch(connection, "SELECT pg_database_size(current_database())")[0][0]
+
+
+def rows_now(connection) -> dict:
+    with closing(patient(connection)) as session:
+        return count_rows(session)
 
 
 def count_rows(connection) -> dict:
@@ -179,6 +104,8 @@ def client(connection, program: str, *words: str) -> None:
         say(done.stderr[-4000:])
         told = next((line for line in done.stderr.splitlines() if "error:" in line), f"exit {done.returncode}")
         hint = "Nothing was switched; the lines on stderr say more."
+        if "unsupported version" in told:
+            hint = f"A newer pg_dump wrote it than this {program} of {major}: restore it where PostgreSQL is newer."
         if program == "pg_dump" and "permission denied" in told:
             user = fetch(connection, "SELECT current_user")[0][0]
             hint = f"A table belongs to another role. As postgres: GRANT pg_read_all_data TO {quote(user)};"
@@ -187,8 +114,7 @@ def client(connection, program: str, *words: str) -> None:
 
 def dump(connection, path: Path) -> dict:
     """Dump, and count rows in the dump's own snapshot: counted later, a busy database has others."""
-    with closing(separate(connection)) as session:
-        fetch(session, "SET statement_timeout = 0")
+    with closing(patient(connection)) as session:
         fetch(session, "SET idle_in_transaction_session_timeout = 0")
         fetch(session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = fetch(session, "SELECT pg_export_snapshot()")[0][0]
@@ -201,6 +127,7 @@ def dump(connection, path: Path) -> dict:
             "server_version": fetch(session, "SHOW server_version")[0][0],
             "encoding": fetch(session, "SHOW server_encoding")[0][0],
             "rows": rows,
+            **preflight.needs(session),
             "applied": [name for (name,) in fetch(session, migrations)] if "public.django_migrations" in rows else [],
         }
 
@@ -213,27 +140,24 @@ def read_whole(connection, path: Path) -> None:
 # --- going back to it ---
 
 
+def check_restore(connection, manifest: dict) -> None:
+    preflight.check(connection, manifest)
+
+
 def check_swap(connection) -> None:
-    """Refuse before a long restore what would fail after it: missing rights, with the exact grants, and holders."""
-    live = live_name(connection)
-    user, creates, owner, owned = fetch(connection, RIGHTS)[0]
-    grants = [] if creates else [f"ALTER ROLE {quote(user)} CREATEDB;"]
-    owners = {name for (name,) in fetch(connection, OTHER_OWNERS)} | (set() if owned else {owner})
-    grants += [f"GRANT {name} TO {quote(user)};" for name in sorted(owners)]
-    if grants:
-        error = f"The role {user} may not restore {live} beside itself and rename it."
-        raise Refused(error, "As postgres: " + " ".join(grants), grants=grants)
-    held = ", ".join(name for (name,) in fetch(connection, HOLDERS))
-    if held:
-        raise Refused(f"The database cannot be renamed because of {held}.", "End what holds it, then try again.")
+    preflight.check_rights(connection, {"owners": []})
+    preflight.check_holders(connection, live_name(connection))
 
 
-def restore(connection, data: Path, manifest: dict) -> dict:
+def restore(connection, data: Path, manifest: dict, promise: Callable[[str], None], hold: str) -> dict:
+    """`promise` is told what will be kept before it is; `hold` is a unit that holds requests while it runs."""
     live = live_name(connection)
     kept = stamped(live, "before")
     with restored_beside(connection, data, manifest) as (_, beside, rows):
+        preflight.check_holders(connection, live, PATIENCE)
         lost = carry_properties(connection, live, beside)
-        swap(connection, live, beside, kept)
+        promise(kept)
+        swap(connection, live, beside, kept, hold)
     return {"kept": kept, "rows": rows, "not_carried": lost}
 
 
@@ -257,40 +181,54 @@ def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
         drop_leftovers(control, live)
         try:
             create_like(control, live, beside)
-            jobs = f"--jobs={os.cpu_count() or 1}"
-            client(connection, "pg_restore", "--exit-on-error", jobs, f"--dbname={beside}", str(data))
+            words = ["--exit-on-error", f"--jobs={os.cpu_count() or 1}", f"--dbname={beside}"]
+            if preflight.out_of_reach(connection, manifest):
+                words.append("--no-owner")
+            client(connection, "pg_restore", *words, str(data))
             yield control, beside, check_rows(connection, beside, manifest["rows"])
         except BaseException:
-            drop(control, beside)
+            drop_if_possible(connection, beside)
             raise
 
 
-def undo(connection, kept: str) -> dict:
+def undo(connection, kept: str, promise: Callable[[str], None], hold: str) -> dict:
     live = live_name(connection)
     undone = stamped(live, "undone")
     with closing(maintenance(connection)) as control, only_one(control, f"restore of {live}"):
-        if kept == live or not fetch(control, "SELECT 1 FROM pg_database WHERE datname = %s", [kept]):
-            raise Refused(f"There is no database {kept}.", "Name the one that restore said it kept.")
-        swap(connection, live, kept, undone)
+        if not is_kept(connection, kept):
+            raise Refused(f"There is no database {kept} that a restore kept.", "fab backups names the one there is.")
+        promise(undone)
+        swap(connection, live, kept, undone, hold)
     return {"kept": undone}
 
 
-def stamped(name: str, word: str) -> str:
-    ending = f"_{word}_{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}"
-    return name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+def is_kept(connection, name: str) -> bool:
+    """Never one of another application."""
+    there = fetch(connection, "SELECT 1 FROM pg_database WHERE datname = %s", [name])
+    return bool(there) and belongs(name, live_name(connection), *KEPT)
 
 
 def drop_leftovers(control, live: str) -> None:
     """Databases of restores that were killed; nobody else can be making one while we hold the lock."""
-    ours = stamped(live, "restore")[:-STAMP]
-    for (name,) in fetch(control, "SELECT datname FROM pg_database WHERE pg_has_role(datdba, 'USAGE')"):
-        if name.startswith(ours) and len(name) == len(ours) + STAMP and name[-STAMP:].isdigit():
+    for (name,) in fetch(control, preflight.STANDS_BESIDE):
+        if belongs(name, live, "restore"):
+            say(f"dropping {name}, left by a restore that was cut off")
             drop(control, name)
 
 
 def drop(control, name: str) -> None:
-    fetch(control, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}")  # waits up to 5 s for the sessions to be gone
+    """With what still fills it: a pg_restore outlives a run that was killed."""
+    force = " WITH (FORCE)" if control.pg_version >= 130000 else ""
+    fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}{force}")
+
+
+def drop_if_possible(connection, name: str) -> None:
+    """What made the restore fail may be in the way of this too, and is what people have to hear of."""
+    try:
+        with closing(maintenance(connection)) as control:
+            drop(control, name)
+    except (Error, Refused) as error:
+        say(f"{name} is left, and the next restore drops it: {first_line(error)}")
 
 
 def create_like(control, live: str, beside: str) -> None:
@@ -311,7 +249,7 @@ def create_like(control, live: str, beside: str) -> None:
 
 
 def check_rows(connection, database: str, expected: dict) -> int:
-    with closing(separate(connection, database)) as session:
+    with closing(patient(connection, database)) as session:
         rows = count_rows(session)
         if rows != expected:
             raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
@@ -319,20 +257,30 @@ def check_rows(connection, database: str, expected: dict) -> int:
     return sum(rows.values())
 
 
-def carry_properties(connection, live: str, beside: str) -> list[str]:
-    """Give the new database what is of a database and in no dump of its content; returns what was refused us."""
+def not_carried(connection) -> list[str]:
+    """What `restore` would have to leave to a superuser; tried on the live database, and taken back."""
+    live = live_name(connection)
+    return carry_properties(connection, live, live, ending="ROLLBACK")
+
+
+def carry_properties(connection, live: str, target: str, ending: str = "COMMIT") -> list[str]:
+    """Give `target` what is of a database and in no dump of its content; returns the statements that we may not say."""
+    refused = []
     with closing(maintenance(connection)) as session:
-        changes = [[(text, None)] for _, text in fetch(session, PROPERTIES, {"new": beside, "live": live})]
+        for _, text in fetch(session, PROPERTIES, {"new": target, "live": live}):
+            if not accepted(session, [(text, None)], ending):
+                refused.append(f"{text.replace(target, live, 1)};")
         for role, entry in fetch(session, SETTINGS, [live]):
             name, _, value = entry.partition("=")
-            whom = f"ROLE {role} IN DATABASE {quote(beside)}" if role else f"DATABASE {quote(beside)}"
+            whom = f"ROLE {role} IN DATABASE {{}}" if role else "DATABASE {}"
             # FROM CURRENT takes a list such as search_path as it is; written out, it would need its own quoting
-            alter = (f"ALTER {whom} SET {name} FROM CURRENT", None)
-            changes.append([("SELECT set_config(%s, %s, true)", [name, value]), alter])
-        return [steps[-1][0] for steps in changes if not accepted(session, steps)]
+            alter = f"ALTER {whom.format(quote(target))} SET {name} FROM CURRENT"
+            if not accepted(session, [("SELECT set_config(%s, %s, true)", [name, value]), (alter, None)], ending):
+                refused.append(f"ALTER {whom.format(quote(live))} SET {name} TO {literal(value)};")
+    return refused
 
 
-def accepted(session, steps: list[tuple]) -> bool:
+def accepted(session, steps: list[tuple], ending: str) -> bool:
     fetch(session, "BEGIN")
     try:
         for statement, parameters in steps:
@@ -341,40 +289,5 @@ def accepted(session, steps: list[tuple]) -> bool:
         fetch(session, "ROLLBACK")
         say(f"not carried over: {first_line(error)}")
         return False
-    fetch(session, "COMMIT")
+    fetch(session, ending)
     return True
-
-
-def swap(connection, live: str, incoming: str, outgoing: str) -> None:
-    """live becomes outgoing and incoming becomes live, in one transaction, while sessions are ended from another.
-
-    The first rename's lock keeps newcomers out, and PostgreSQL waits 5 s for those inside to go. ALLOW_CONNECTIONS
-    false would shut them out as well, but cannot be in the transaction: killed in between, it would leave the live
-    database closed to everybody. Here there is no state in between.
-    """
-    connection.close()
-    done = threading.Event()
-    with closing(maintenance(connection)) as renamer, closing(maintenance(connection)) as ender:
-        ender.inc_thread_sharing()
-        helper = threading.Thread(target=end_sessions, args=(ender, [live, incoming], done))
-        helper.start()
-        try:
-            fetch(renamer, f"SET lock_timeout = {LOCK_WAIT}")
-            fetch(renamer, "BEGIN")
-            fetch(renamer, f"ALTER DATABASE {quote(live)} RENAME TO {quote(outgoing)}")
-            fetch(renamer, f"ALTER DATABASE {quote(incoming)} RENAME TO {quote(live)}")
-            fetch(renamer, "COMMIT")
-        except Error as error:
-            hint = "Somebody holds the database: end that session, then try again."
-            raise Refused(f"The swap was refused, and nothing was switched: {first_line(error)}", hint) from error
-        finally:
-            done.set()
-            helper.join()
-
-
-def end_sessions(ender, databases: list[str], done: threading.Event) -> None:
-    while not done.wait(0.05):
-        try:
-            fetch(ender, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)", [databases])
-        except Error as error:
-            say(f"ending sessions: {first_line(error)}")

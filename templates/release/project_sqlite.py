@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 from project_answer import Refused
 
@@ -60,6 +60,9 @@ def count_rows(connection) -> dict:
         return counts(database)
 
 
+rows_now = count_rows
+
+
 def read_whole(_, path: Path) -> None:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
@@ -70,18 +73,31 @@ def read_whole(_, path: Path) -> None:
         raise Refused(f"The copy {path.name} is damaged: {verdict}.", "Do not use it. Nothing was touched.")
 
 
+def check_restore(connection, manifest: dict) -> None:
+    check_swap(connection)
+    folder = live_path(connection).parent
+    status = os.statvfs(folder)
+    free, needed = status.f_bavail * status.f_frsize, manifest.get("database_bytes", 0)
+    if free < needed:
+        raise Refused(f"{folder} has {free:,} bytes free; beside the live file {needed:,} are needed.", "Make room.")
+
+
 def check_swap(connection) -> None:
     folder = live_path(connection).parent
     if not os.access(folder, os.W_OK):
         raise Refused(f"{folder} is not writable for this user.", "The swap is a rename in that folder.")
 
 
-def restore(connection, data: Path, manifest: dict) -> dict:
+def restore(connection, data: Path, manifest: dict, promise: Callable[[str], None], _: str) -> dict:
     live = live_path(connection)
     connection.close()
     with restored_beside(live, data, manifest) as (beside, rows):
-        kept = swap(live, beside, "before")
-    return {"kept": kept.name, "rows": rows}
+        kept = swap(live, beside, "before", promise)
+    return {"kept": kept.name, "rows": rows, "not_carried": []}
+
+
+def not_carried(_) -> list[str]:
+    return []
 
 
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
@@ -99,7 +115,7 @@ def restored_beside(live: Path, data: Path, manifest: dict) -> Iterator[tuple]:
     """(path, rows) of a checked copy beside the live file; gone after the block unless it was moved."""
     beside = live.with_name(f"{live.name}.restore")
     try:
-        beside.unlink(missing_ok=True)  # left by one that was killed
+        remove(beside)  # left by one that was killed; its journal would be played into the new one
         copy(data, beside)
         with closing(sqlite3.connect(beside)) as database:
             rows = counts(database)
@@ -107,21 +123,32 @@ def restored_beside(live: Path, data: Path, manifest: dict) -> Iterator[tuple]:
             raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
         yield beside, sum(rows.values())
     finally:
-        for path in with_journals(beside):
-            path.unlink(missing_ok=True)
+        remove(beside)
 
 
-def undo(connection, kept: str) -> dict:
+def remove(database: Path) -> None:
+    for path in with_journals(database):
+        path.unlink(missing_ok=True)
+
+
+def undo(connection, kept: str, promise: Callable[[str], None], _: str) -> dict:
     live = live_path(connection)
-    old = live.with_name(kept)
-    connection.close()
-    if old.parent != live.parent or old == live or not old.exists():
+    if not is_kept(connection, kept):
         raise Refused(f"There is no {kept} beside {live.name}.", "Name the file that restore said it kept.")
+    connection.close()
+    old = live.with_name(kept)
     read_whole(connection, old)
-    return {"kept": swap(live, old, "undone").name}
+    return {"kept": swap(live, old, "undone", promise).name}
 
 
-def swap(live: Path, incoming: Path, word: str) -> Path:
+def is_kept(connection, name: str) -> bool:
+    """A swap that was cut off before its rename has left only a second name of the live file."""
+    live = live_path(connection)
+    old = live.parent / name
+    return old.parent == live.parent and name.startswith(f"{live.name}.") and old.exists() and not old.samefile(live)
+
+
+def swap(live: Path, incoming: Path, word: str, promise: Callable[[str], None]) -> Path:
     """Replace live by incoming in one rename, and keep it under another name.
 
     Nobody may be inside: leaving WAL mode needs to be the only connection and folds -wal and -shm into the file, so no
@@ -138,6 +165,7 @@ def swap(live: Path, incoming: Path, word: str) -> Path:
         with incoming.open("rb") as file:
             os.fsync(file.fileno())
         os.chmod(incoming, live.stat().st_mode & 0o7777)
+        promise(outgoing.name)
         os.link(live, outgoing)
         os.replace(incoming, live)
         database.execute("ROLLBACK")
