@@ -142,10 +142,12 @@ class Scene:
             )
             raise PreflightError(f"not fit for this; nothing was touched\n{told}")
 
-    def perform(self, plan: Plan, done: str, sha: str = "") -> int:
-        """Carries the plan out, tells the last word, returns the exit code."""
+    def perform(self, plan: Plan, done: str, sha: str = "", timeout: float = 0) -> int:
+        """Carries the plan out, tells the last word, returns the exit code. `timeout` in seconds for a phase: 0, what
+        the stage gives a build.
+        """
         before = {host: {"previous": facts.current} for host, facts in self.facts.items()}
-        ending = execute(plan, self.sessions, self.tell, seconds(self.stage.build_timeout))
+        ending = execute(plan, self.sessions, self.tell, timeout or seconds(self.stage.build_timeout))
         serves = {
             host: "?" if host in ending.lost else ending.facts[host].get("current", self.facts[host].current)
             for host in plan.hosts

@@ -195,7 +195,7 @@ def _made(at: Scene, plan: Plan, parts: provisioning.Parts) -> tuple[int, str, s
             ending = execute(half, at.sessions, at.tell, seconds(at.stage.build_timeout))
             if ending.code:
                 return ending.code, ending.message, ending.hint
-            _prove_the_way_in(at, half)
+            prove_the_way_in(at, half)
         _tell_exposure(at, plan)
         left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
     except ReleasesError as error:
@@ -215,7 +215,7 @@ def _tell_exposure(at: Scene, plan: Plan) -> None:
                 at.tell(Note(f"{unit} is exposed {score} of 10, as systemd judges", host))
 
 
-def _prove_the_way_in(at: Scene, plan: Plan) -> None:
+def prove_the_way_in(at: Scene, plan: Plan) -> None:
     """What keeps us out undoes itself after a minute; what lets us in again stays."""
     changed: dict[str, list[str]] = {}
     for phase in plan.phases:

@@ -20,7 +20,7 @@ from tests.servers import Server, Snapshot
 from tests.servers.server import client_key
 from tests.servers.shop import ROOT, Shop, fill
 
-from .conftest import await_page
+from .conftest import await_page, nightly
 from .looking import await_that, edit, said, sell, sku, sql
 
 pytestmark = pytest.mark.server
@@ -415,7 +415,8 @@ def test_ssh_lets_in_by_a_password_or_tunnels(safe: Safe, server: Server) -> Non
 
 
 def comes_in(server: Server) -> bool:
-    return subprocess.run([*server.ssh("root"), "true"], capture_output=True, timeout=60).returncode == 0
+    *words, who = server.ssh("root")
+    return subprocess.run([*words, "-oConnectTimeout=5", who, "true"], capture_output=True, timeout=60).returncode == 0
 
 
 @pytest.mark.nightly
@@ -437,7 +438,7 @@ def test_hardening_ssh_shuts_us_out(shop: Shop) -> None:
 def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
     """Nobody is there to take it back: the server does, by itself."""
     server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
-    dies = "import os\nfrom tasks import provision\nprovision._prove_the_way_in = lambda *_: os._exit(9)\n"
+    dies = "import os\nfrom tasks import provision\nprovision.prove_the_way_in = lambda *_: os._exit(9)\n"
     sooner = (
         "from tasks.remote import library\nreal_library = library.library\n"
         "def soon(folder='server'):\n    return real_library(folder).replace('UNDO_AFTER=60', 'UNDO_AFTER=5')\n"
@@ -447,6 +448,58 @@ def test_hardening_ssh_shuts_us_out_and_our_machine_dies(shop: Shop) -> None:
     shop.fab("provision", "--yes", check=9)
     await_that(lambda: server.run(f"cat {DROP_IN}").stdout == before, lambda: "it is never undone")
     await_that(lambda: comes_in(server), lambda: "root is not let in")
+
+
+DIES = r"""
+import os
+from tasks import namespace, provision
+from tasks.remote import library
+provision.prove_the_way_in = lambda *_: os._exit(9)
+real_library = library.library
+def other(folder="server"):
+    text = real_library(folder).replace("UNDO_AFTER=60", "UNDO_AFTER=6000")
+    return text.replace("\n  ufw --force enable >/dev/null", "\n  ufw prepend deny from 10.0.0.0/8; ufw --force enable")
+library.library = other
+"""
+"""Our machine dies when the firewall shuts our port, and no timer comes in time."""
+
+
+@pytest.mark.parametrize("before", ["on", *nightly("off")])
+def test_the_server_starts_anew_with_a_firewall_that_locks_us_out(shop: Shop, before: str) -> None:
+    """Nobody proved that anybody comes in: it starts with the one it had before."""
+    server = shop.server
+    if before == "on":
+        shop.configure(f"{ON_REQUEST}allow = [9000]\n")
+    else:
+        server.run("ufw --force disable")
+    (shop.folder / "fabfile.py").write_text(DIES)
+    shop.fab("provision", "--yes", check=9)
+    assert not comes_in(server), "this test shuts nobody out"
+    server.power_loss()
+    server.start()
+    assert comes_in(server)
+    rules = server.run("ufw status; ufw show added").stdout
+    assert ("Status: active" in rules, "7822" in rules) == (before == "on", True)
+    assert ("9000" in rules, "deny" in rules) == (False, False)
+    assert "firewall" in said(shop.fab("provision", "--check", check=1)), "what was undone counts as done"
+    shop.configure(ON_REQUEST)
+    shop.fab("provision", "--yes")
+    shop.fab("provision", "--check")
+    assert (
+        server.run("ls /etc/systemd/system /var/lib/fab-releases | grep -E 'undo|before|unproven' || true").stdout == ""
+    )
+
+
+@pytest.mark.nightly
+def test_the_server_starts_anew_with_an_sshd_that_lets_nobody_in(shop: Shop) -> None:
+    server, before = shop.server, shop.server.run(f"cat {DROP_IN}").stdout
+    (shop.folder / "fabfile.py").write_text(changed("sshd.conf", "DenyUsers root") + DIES)
+    shop.fab("provision", "--yes", check=9)
+    assert not comes_in(server), "this test shuts nobody out"
+    server.reboot()
+    assert comes_in(server)
+    assert server.run(f"cat {DROP_IN}").stdout == before
+    assert "ssh in use" in said(shop.fab("provision", "--check", check=1)), "what was undone counts as done"
 
 
 @pytest.mark.nightly
