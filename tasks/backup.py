@@ -10,6 +10,7 @@ from typing import Any
 
 import invoke
 
+from ._archive import at_that_second
 from ._operator import confirm, load_stage, now, strong, who
 from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
@@ -87,7 +88,11 @@ def restore_db(
         if wanted is None:
             plan, done = _back(here, current, facts, yes=yes or dry_run)
         else:
-            chosen = _chosen(at, saved, wanted)
+            chosen = (
+                at_that_second(at, saved, facts, wanted, take=to_scratch or not dry_run)
+                if here.is_archived
+                else _chosen(at, saved, wanted)
+            )
             if to_scratch:
                 return _to_scratch(at, chosen)
             plan, done = _forth(at, current, chosen, yes=yes or dry_run)
@@ -112,6 +117,8 @@ def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> 
 
 
 def _forth(at: Scene, current: str, chosen: Saved, *, yes: bool) -> tuple[Plan, str]:
+    if not chosen.size:  # the plan alone is wanted, and the archive was not asked for it yet
+        return restoring.plan(at.stage, current, who(), chosen, run=token_hex(4)), ""
     found = json_module.loads(_say(at, saving.preview(chosen))["restore"])
     missing = _to_migrate(chosen, found)
     confirm(_question(chosen, found, missing), yes=yes)
