@@ -639,3 +639,26 @@ def test_a_forgotten_page_fails_the_check(folder: Path, capsys: pytest.CaptureFi
     assert main(["--check"], folder) == 1
     assert "--write" in capsys.readouterr().err
     assert (main(["--write"], folder), main(["--check"], folder)) == (0, 0)
+
+
+SENDS = '\n[backup]\nrepository = "sftp:backup@203.0.113.9:/srv/pos"\n'
+DRILL = '\n[stages.drill]\nhosts = [{ name = "drill", address = "203.0.113.11" }]\n'
+
+
+def test_two_stages_whose_backups_mix() -> None:
+    """Nobody could say which one's is the newest; the drill's would be what production is made from."""
+    base = GOOD.replace("\n[stages.production]", SENDS + '\n[services.beat]\nkind = "beat"\n[stages.production]')
+    base = base.replace('kind = "beat"', 'kind = "beat"\napplication = "pos"') + DRILL
+    assert wrong(base) == [
+        '12: backup.repository: is that of stage production: name another one, or "" in [stages.drill.backup]'
+    ]
+    own = base + '\n[stages.drill.backup]\nrepository = ""\n'
+    assert set(read(own).stages["drill"].services) == {"web", "beat"}
+
+
+def test_a_drill_that_does_what_production_does_at_its_hours() -> None:
+    recover = '[stages.drill.recover]\nvariables = { EMAIL_BACKEND = "console" }\n'
+    config = read(GOOD + '\n[services.beat]\nkind = "beat"\napplication = "pos"\n' + DRILL + recover)
+    assert set(config.stages["drill"].services) == {"web"}
+    assert set(config.stages["production"].services) == {"web", "beat"}
+    assert "belongs to one stage" in wrong(GOOD + DRILL + '\n[recover]\nvariables = { A = "b" }\n')[0]

@@ -8,7 +8,7 @@ import ipaddress
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
@@ -27,6 +27,26 @@ LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups",
 def agreement(stage: Stage) -> list[Problem]:
     rules = (hosts, roles, keys, machines, folders, address, services, runnable, shared, encryption, archive, adoption)
     return [problem for rule in rules for problem in rule(stage)]
+
+
+def apart(stages: Mapping[str, Stage]) -> Iterator[tuple[str, Problem]]:
+    """The stage, and what it must not have in common with an earlier one: which backup is whose would be unknown."""
+    owners: dict[tuple[str, str], str] = {}
+    for name, one in stages.items():
+        key = (one.application, one.backup.repository)
+        if not one.backup.repository or not one.backup.enabled or one.manager != "systemd":
+            continue
+        if key in owners:
+            says = f'is that of stage {owners[key]}: name another one, or "" in [stages.{name}.backup]'
+            yield name, Problem(("backup", "repository"), says)
+        owners.setdefault(key, name)
+
+
+def rehearsing(stage: Stage) -> Stage:
+    """Where another stage is only rehearsed, nothing is done at its hours: the same stage without beat."""
+    if not stage.recover.variables:
+        return stage
+    return replace(stage, services={name: one for name, one in stage.services.items() if one.kind != "beat"})
 
 
 def anchored(stage: Stage, folder: Path) -> Stage:

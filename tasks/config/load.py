@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.config import Stage
 from ..model.errors import UsageError
-from .check import agreement, anchored
+from .check import agreement, anchored, apart, rehearsing
 from .lines import Key, lines, nearest
 from .shape import Problem, Unfit, at, fields_of, fitted, mismatches, stray, unfit
 
@@ -45,9 +45,10 @@ def load(path: Path) -> Config:
     for name, table in tables(raw).items():
         stage, wrong = build(name, merge({key: raw[key] for key in raw.keys() - {"stages", "default_stage"}}, table))
         if stage:
-            stages[name] = anchored(stage, path.absolute().parent)
+            stages[name] = anchored(rehearsing(stage), path.absolute().parent)
             wrong += [one for one in agreement(stages[name]) if one.path not in {known.path for known in wrong}]
         problems += [Problem(written(raw, name, one.path), one.says) for one in wrong]
+    problems += [Problem(written(raw, name, one.path), one.says) for name, one in apart(stages)]
     if problems:
         raise UsageError("\n".join(listed(path, shared(problems, raw), lines(text))), HINT)
     return Config(raw.get("default_stage", "" if len(stages) > 1 else next(iter(stages))), stages)
@@ -99,6 +100,8 @@ def headings(raw: Mapping[str, Any]) -> Iterator[Problem]:
         if not isinstance(table, dict):
             yield Problem(("stages", name), "must be a table, as [stages.production]")
         yield from (Problem(("stages", name), one.says) for one in mismatches(NAME, name))
+    if "recover" in raw:
+        yield Problem(("recover",), "belongs to one stage, as [stages.staging.recover]: no other may be without beat")
     if default is not None and (not isinstance(default, str) or default not in found):
         yield Problem(("default_stage",), f"must be one of the stages: {', '.join(found)}")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from .moment import Moment
-from .typed import STRICT, Count, Line, Match, Positive, Variable
+from .typed import STRICT, Count, Line, Match, Positive, Text, Variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,18 @@ class Backup:
     @property
     def keep(self) -> dict[str, int]:
         return {"daily": self.daily, "weekly": self.weekly, "monthly": self.monthly}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """Of a stage that `fab recover --as` fills with what another one lost. Only in a stage's own table."""
+
+    __pydantic_config__ = STRICT
+
+    variables: Mapping[Variable, Text] = field(default_factory=dict)
+    """What its environment file says otherwise than the lost one's, so that nobody gets mail and nobody pays:
+    {EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"}. Its SECRET_KEY, domain, database and Redis are
+    its own without being named. A stage with this has no beat."""
 
 
 @dataclass(frozen=True)

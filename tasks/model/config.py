@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from .backup import Backup
+from .backup import Backup, Recover
 from .layout import Layout
 from .server import Provision, Tls
 from .topology import Host as Host
@@ -269,6 +269,8 @@ class Stage(Topology):
     """The servers themselves."""
     backup: Backup = field(default_factory=Backup)
     """Backups of the database."""
+    recover: Recover = field(default_factory=Recover)
+    """For a drill: what another stage lost, made again here."""
     tls: Tls = field(default_factory=Tls)
     """How users reach the application encrypted."""
 
