@@ -116,6 +116,19 @@ def told(stage: Stage, before: bytes | None, after: bytes | None) -> list[str]:
     return [*(lines or ["comments, order or spelling only"]), f"{differ.same} unchanged"]
 
 
+def compared(stage: Stage, before: bytes | None, after: bytes | None) -> dict[str, bool | int | list[str]]:
+    """As `told`, for programs: docs/reference/json.md has every field."""
+    differ = _difference(stage, before or b"", after or b"")
+    return {
+        "same": before == after,
+        **{
+            word: named(stage, names, before, after)
+            for word, names in (("added", differ.added), ("removed", differ.removed), ("changed", differ.changed))
+        },
+        "unchanged": differ.same,
+    }
+
+
 def named(stage: Stage, names: Sequence[str], *contents: bytes | None) -> list[str]:
     """The names that are certainly names; the others once, as one word."""
     found = [variables.nameable((one or b"").decode(errors="replace"), stage.environment.format) for one in contents]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json as json_module
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import invoke
@@ -12,7 +13,20 @@ import invoke
 from . import _private as private
 from ._scene import must
 from ._task import task
-from ._variables import Change, change, changing, live, looking, named, stage_with_file, the_same, told, values
+from ._variables import (
+    Change,
+    Live,
+    change,
+    changing,
+    compared,
+    live,
+    looking,
+    named,
+    stage_with_file,
+    the_same,
+    told,
+    values,
+)
 from .engine.execute import ask
 from .model.config import Stage
 from .model.errors import FailedError, UsageError
@@ -108,7 +122,7 @@ def pull(context: invoke.Context, to: str = "", stage: str = "", force: bool = F
 
 
 @task(help={"file": FILE}, secret=True)
-def diff(context: invoke.Context, file: str = "", stage: str = "") -> None:
+def diff(context: invoke.Context, file: str = "", stage: str = "", json: bool = False) -> None:
     """Which variables a file of yours would add, remove and change on each host: names, never values."""
     here = stage_with_file(stage)
     given = _given(here, file) if file or here.environment.source else None
@@ -119,6 +133,10 @@ def diff(context: invoke.Context, file: str = "", stage: str = "") -> None:
     first = next(iter(found))
     for host, content in found.items():
         values(here, content, f"{host}: {_place(here)}")
+    if json:
+        _print_json(here, _differences(here, found, given), compared_with=file or ("source" if given is not None else first))
+        return
+    for host, content in found.items():
         if given is not None:
             _report(host, told(here, content, given))
         elif host == first:
@@ -148,12 +166,20 @@ def edit(
 
 
 @task()
-def versions(context: invoke.Context, stage: str = "") -> None:
+def versions(context: invoke.Context, stage: str = "", json: bool = False) -> None:
     """The kept versions of the variables on each host, by the moment (UTC) each was replaced."""
     here = stage_with_file(stage)
     with looking(context, here) as at:
-        for host, result in at.together(lambda session: ask(session, env.versions(here))).items():
-            _report(host, [mark.words[0] for mark in must(result, host).marks if mark.kind == "version"] or ["none"])
+        said = at.together(lambda session: ask(session, env.versions(here)))
+    kept = {
+        host: [mark.words[0] for mark in must(result, host).marks if mark.kind == "version"]
+        for host, result in said.items()
+    }
+    if json:
+        _print_json(here, kept)
+        return
+    for host, lines in kept.items():
+        _report(host, lines or ["none"])
 
 
 @task(help=RESTART | {"version": "one that `fab env.versions` lists"}, secret=True)
@@ -218,6 +244,23 @@ def _place(stage: Stage) -> str:
 
 def _hosts(names: Iterable[str]) -> str:
     return ", ".join(names)
+
+
+def _differences(stage: Stage, found: Live, given: bytes | None) -> dict[str, object]:
+    """What `given` would change on each host, or what is other there than on the first one."""
+    first = next(iter(found.values()))
+    return {
+        host: {
+            "there": content is not None,
+            "names": named(stage, sorted(values(stage, content, _place(stage))), content),
+            **(compared(stage, first, content) if given is None else compared(stage, content, given)),
+        }
+        for host, content in found.items()
+    }
+
+
+def _print_json(stage: Stage, hosts: Mapping[str, object], **more: str) -> None:
+    print(json_module.dumps({"stage": stage.name, "file": _place(stage), **more, "hosts": hosts}))
 
 
 def _report(host: str, lines: list[str]) -> None:

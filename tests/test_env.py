@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import getpass
+import json
 import os
 import pty
 import stat
@@ -35,6 +36,7 @@ from tasks.remote import env, variables
 from tests.local_hosts import make_stage, open_host
 from tests.process_list import process_list
 from tests.test_launch import DIALECTS, launcher
+from tests.test_report_docs import agrees
 
 CANARY = "canary-7Kq2 $x'\"#"
 SIGHTS = (b"canary", b"Y2FuYXJ5", b"NhbmFye", b"jYW5hcn")
@@ -449,6 +451,25 @@ def test_an_earlier_version_comes_back(operator: Path) -> None:
     assert target(operator).read_text() == FILE
     assert fab(operator, "env.restore", "../../etc/passwd").returncode == 2
     assert fab(operator, "env.restore", "20000101-000000-000000").returncode == 1
+
+
+def test_programs_learn_names_and_never_values(operator: Path) -> None:
+    (operator / "new.env").write_text("A=1\nB=canary\nC=canary\n")
+    done = fab(operator, "env.diff", "new.env", "--json")
+    alone = json.loads(fab(operator, "env.diff", "--json").stdout)
+    assert fab(operator, "env.set", "B", said="canary").returncode == 0
+    kept = fab(operator, "env.versions", "--json")
+    assert "canary" not in done.stdout + done.stderr + kept.stdout
+    told = json.loads(done.stdout)
+    agrees(told, "`fab env.diff --json`")
+    ((host, one),) = told["hosts"].items()
+    agrees(one, "How a host differs")
+    assert (one["names"], one["added"], one["changed"], one["same"]) == (["A", "B"], ["C"], ["B"], False)
+    assert told["compared_with"] == "new.env"
+    assert (alone["compared_with"], alone["hosts"][host]["same"]) == (host, True)
+    versions = json.loads(kept.stdout)
+    agrees(versions, "`fab env.versions --json`")
+    assert [fab(operator, "env.restore", one).returncode for one in versions["hosts"][host]] == [0]
 
 
 def test_a_file_that_launch_would_refuse_is_not_pushed(operator: Path) -> None:
