@@ -22,8 +22,10 @@ from .model.event import Note
 from .model.moment import Moment, moment
 from .model.plan import Plan
 from .model.shell import Script
+from .model.standing import Standing
 from .plans import restore as restoring
 from .remote import backup as saving
+from .remote import retention
 
 HOURS = 6 * 3600
 """Seconds a dump or a restore may take."""
@@ -45,16 +47,17 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
 
 @task()
 def backups(context: invoke.Context, stage: str = "", json: bool = False) -> None:
-    """The backups there are: how old, how big, and when one was last restored and found right."""
+    """The backups there are: how old, how big, whether restored and found right, what keeps each and what goes next."""
     from .report import backups as page
 
     here = load_stage(stage)
     with talk() as tell, scene(context, here, tell, among=(here.primary,)) as at:
         saved, facts = _listed(at)
+        standing, fates = Standing.from_facts(here.backup, facts), retention.fates(saved, here.backup, now())
         if json:
-            print(json_module.dumps(page.to_json(saved, facts)))
+            print(json_module.dumps(page.to_json(saved, facts, standing, fates)))
         else:
-            print(page.to_text(saved, facts, now(), strong()).rstrip("\n"))
+            print(page.to_text(saved, facts, now(), strong(), standing, fates).rstrip("\n"))
 
 
 @task(
@@ -152,7 +155,7 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         chosen = next((one for one in saved if one.name == name or not name), None)
         if chosen is None:
             raise PreflightError(f"there is no backup{f' {name}' if name else ''}", "fab backup takes one")
-        done = json_module.loads(_say(at, saving.rehearse(chosen, keep=False))["drill"])
+        done = json_module.loads(_say(at, saving.rehearse(chosen, keep=False, by=who()))["drill"])
         tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
         tell(Note(f"what was written in the last {_hours(chosen)} h is not in it (RPO)"))
 
