@@ -24,6 +24,7 @@ from .model.plan import Plan
 from .model.shell import Script
 from .model.standing import Standing
 from .plans import restore as restoring
+from .remote import archive as archives
 from .remote import backup as saving
 from .remote import retention
 
@@ -48,16 +49,21 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
 @task()
 def backups(context: invoke.Context, stage: str = "", json: bool = False) -> None:
     """The backups there are: how old, how big, whether restored and found right, what keeps each and what goes next."""
+    from .report import archive as archive_page
     from .report import backups as page
 
     here = load_stage(stage)
     with talk() as tell, scene(context, here, tell, among=(here.primary,)) as at:
         saved, facts = _listed(at)
         standing, fates = Standing.from_facts(here.backup, facts), retention.fates(saved, here.backup, now())
+        archive = archives.parse(facts)
         if json:
-            print(json_module.dumps(page.to_json(saved, facts, standing, fates)))
+            told = page.to_json(saved, facts, standing, fates)
+            print(json_module.dumps(told | ({"archive": archive_page.to_json(archive)} if archive else {})))
         else:
             print(page.to_text(saved, facts, now(), strong(), standing, fates).rstrip("\n"))
+            if archive:
+                print(archive_page.to_text(archive, now(), strong()))
 
 
 @task(

@@ -57,6 +57,10 @@ class Archive:
             leftover=bool(told["leftover"]),
         )
 
+    @property
+    def reaches_now(self) -> bool:
+        return bool(self.spans) and self.spans[-1].is_open
+
     def reaches(self, at: datetime) -> bool:
         return any(one.start <= at and (one.is_open or at <= one.end) for one in self.spans)
 

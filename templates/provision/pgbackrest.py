@@ -279,7 +279,9 @@ def running(side: Path, application: str, user: str) -> Iterator[subprocess.Pope
     words = [word for key, value in settings(side, folder, programs).items() for word in ("-c", f"{key}={value}")]
     notify("STATUS=replaying what was written until then")
     with (side / "log").open("wb") as log:
-        cluster = subprocess.Popen([programs / "postgres", "-D", side / "data", *words], stdout=log, stderr=log)
+        environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+        started = [programs / "postgres", "-D", side / "data", *words]
+        cluster = subprocess.Popen(started, stdout=log, stderr=log, env=environment)
     try:
         while subprocess.run([programs / "pg_isready", "-q", "-h", folder], check=False).returncode:
             if cluster.poll() is not None:

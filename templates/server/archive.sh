@@ -19,11 +19,16 @@ take_moment() { # MOMENT   20261120-143500-000000 in UTC, or latest
   chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
   MOMENT=$1
   trap 'end_moment "$MOMENT"' EXIT
-  systemctl_as_root start "$APPLICATION-moment@$1.service" ||
-    die "$(said_of error <"$said" 2>/dev/null || echo "the archive gave nothing")" "$(said_of hint <"$said" 2>/dev/null || true)"
+  systemctl_as_root start "$APPLICATION-moment@$1.service" || no_moment "$1" "$said"
   project "$RELEASES/$current" moment "$(moment_of "$current" "$said")" || refuse "the database as it was then was not taken"
   trap - EXIT
   end_moment "$1"
+}
+
+no_moment() { # MOMENT SAID   in its own words; it has none where it was killed
+  [ ! -s "$2" ] || die "$(said_of error <"$2")" "$(said_of hint <"$2")"
+  journalctl --no-pager --quiet --output=cat --lines=15 --unit "$APPLICATION-moment@$1.service" 2>/dev/null || true
+  die "nothing was taken from the archive: what restores it beside was ended" "its last lines are above; the live database is untouched"
 }
 
 # What a run left that was killed; one that is alive holds the lock.
