@@ -235,6 +235,14 @@ def test_hosts_that_cannot_be(hosts: str, says: list[str]) -> None:
     assert [line.split(": ", 2)[2] for line in wrong(text)] == says
 
 
+def test_two_balancers_stand_before_the_same_hosts_with_a_certificate_of_yours() -> None:
+    fronts = ", ".join(f'{{name="front{n}", address="10.0.0.{n}", roles=["balancer"]}}' for n in (1, 2))
+    text = re.sub(r"hosts = .*", f'hosts = [{{name="a", address="10.0.0.9"}}, {fronts}]', GOOD)
+    assert [one.name for one in stage(read(text)).doors] == ["front1", "front2"]
+    says = 'tls.certificate: 2 hosts have the role "balancer", and the authority asks only one of them: take "files"'
+    assert says in wrong(text + CERTBOT)[0]
+
+
 def test_a_host_key_as_ssh_keyscan_says_it_is_fine() -> None:
     text = GOOD.replace('"203.0.113.10"', f'"203.0.113.10", host_key = "{KEY}"')
     assert stage(read(text)).primary.host_key == KEY

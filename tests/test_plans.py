@@ -130,6 +130,14 @@ def test_behind_a_balancer_no_user_is_sent_to_a_host_that_switches(verb: str) ->
     assert [step.undo for step in steps if step.undo] == [steps[1].script, steps[3].script]
 
 
+def test_every_balancer_is_told() -> None:
+    stage, facts = balanced()
+    stage = replace(stage, hosts=(*stage.hosts, replace(stage.hosts[0], name="side")))
+    plan = deploy.plan(stage, facts, RELEASE, "ada", 1, stage.balancers)
+    around = [phase.hosts for phase in plan.phases if phase.name in ("drain", "undrain")]
+    assert around == [("front", "side")] * 4
+
+
 def test_a_batch_of_all_there_is_is_not_drained() -> None:
     stage, facts = balanced()
     plan = deploy.plan(stage, facts, RELEASE, "ada", 2, stage.balancers)

@@ -94,7 +94,7 @@ def roles(stage: Stage) -> Iterator[Problem]:
     apart = [host for host in stage.hosts if {"postgresql", "redis", "replica", "balancer"} & {*host.roles}]
     if stage.hosts and not stage.app_hosts:
         yield Problem(("hosts",), "must list one with the role web, worker, beat or db")
-    for role in ("postgresql", "redis", "balancer"):
+    for role in ("postgresql", "redis"):
         for host in stage.with_role(role)[1:]:
             yield Problem(("hosts", stage.hosts.index(host), "roles"), f"another host has the role {role}")
     if stage.balancers and not stage.with_role("web"):
@@ -240,7 +240,8 @@ def encryption(stage: Stage) -> Iterator[Problem]:
     if not stage.provision.nginx:
         yield Problem(("tls", "certificate"), "certbot proves the domain through nginx: [provision] nginx must be true")
     if len(stage.doors) > 1:
-        says = f'{len(stage.doors)} hosts have the role "web", and the authority asks only one of them: take "files"'
+        role = "balancer" if stage.balancers else "web"
+        says = f'{len(stage.doors)} hosts have the role "{role}", and the authority asks only one of them: take "files"'
         yield Problem(("tls", "certificate"), says)
 
 
