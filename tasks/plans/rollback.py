@@ -10,7 +10,7 @@ from ..model.errors import PreflightError
 from ..model.facts import HostFacts
 from ..model.plan import Phase, Plan, Step
 from ..model.release import rollback_target
-from ..remote import django, services
+from ..remote import backup, django, services
 from ..remote import release as releases
 from . import rolling
 
@@ -78,7 +78,7 @@ def plan(
             "database",
             "Take the database back",
             {
-                host.name: _database(facts[host.name].current, id, database) if host.name == primary else ()
+                host.name: _database(facts[host.name].current, id, who, database) if host.name == primary else ()
                 for host in hosts
             },
         ),
@@ -115,7 +115,7 @@ def _finish(stage: Stage, host: Host) -> tuple[Step, ...]:
     return (retire, Step("beat-well", "See beat running", beat)) if beat else (retire,)
 
 
-def _database(current: str, id: str, database: Database) -> tuple[Step, ...]:
+def _database(current: str, id: str, who: str, database: Database) -> tuple[Step, ...]:
     if database == "reverse":
         return (
             Step(
@@ -131,8 +131,8 @@ def _database(current: str, id: str, database: Database) -> tuple[Step, ...]:
             Step(
                 "restore",
                 f"Restore the database from before {current}",
-                django.restore(current),
-                django.unrestore(current),
+                backup.restore_point(current, who),
+                backup.unswap(current, who),
                 lasting=True,
             ),
         )

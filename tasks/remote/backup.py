@@ -63,6 +63,11 @@ def restore(run: str, saved: Saved, who: str) -> Script:
     return script(("restore_database", run, saved.folder, saved.name, who))
 
 
+def restore_point(release: str, who: str) -> Script:
+    """The database as it was before `release` migrated it; `release` is the word of this run."""
+    return script(("restore_database", release, "restore-points", release, who))
+
+
 def swap_back(run: str, who: str) -> Script:
     return script(("swap_back", run, who))
 

@@ -50,12 +50,3 @@ def migrate_again(current: str) -> Script:
 
 def reverse_plan(current: str, target: str) -> Script:
     return script(("reverse", current, target, ', "plan_only": true'))
-
-
-def restore(current: str) -> Script:
-    """The database as it was before `current` migrated it; beside, checked, swapped by rename."""
-    return script(("restore", current))
-
-
-def unrestore(current: str) -> Script:
-    return script(("unrestore", current))

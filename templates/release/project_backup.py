@@ -144,7 +144,7 @@ def restore(arguments: dict) -> dict:
         changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
         return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
                 "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
-                "not_carried": engine.not_carried(connection),
+                "not_carried": engine.not_carried(connection, manifest),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
     done = engine.restore(
         connection, directory / manifest["file"], manifest, promised(arguments), arguments.get("hold", "")

@@ -43,6 +43,9 @@ TABLES = """
     AND NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1"""
+SHUT_OUT = """
+    SELECT name FROM unnest(%s::text[]) AS name WHERE to_regnamespace('public') IS NOT NULL
+    AND NOT has_schema_privilege(name::regrole, to_regnamespace('public'), 'CREATE')"""
 # Columns of pg_database differ between versions of the server: the row comes as JSON.
 DATABASE = """
     SELECT to_json(d)::text, datdba::regrole::text, spcname
@@ -155,7 +158,7 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
     kept = stamped(live, "before")
     with restored_beside(connection, data, manifest) as (_, beside, rows):
         preflight.check_holders(connection, live, PATIENCE)
-        lost = carry_properties(connection, live, beside)
+        lost = [*owners_lost(connection, manifest), *carry_properties(connection, live, beside)]
         promise(kept)
         swap(connection, live, beside, kept, hold)
     return {"kept": kept, "rows": rows, "not_carried": lost}
@@ -184,11 +187,24 @@ def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
             words = ["--exit-on-error", f"--jobs={os.cpu_count() or 1}", f"--dbname={beside}"]
             if preflight.out_of_reach(connection, manifest):
                 words.append("--no-owner")
-            client(connection, "pg_restore", *words, str(data))
+            with owners_let_in(connection, beside, preflight.owners_of(connection, manifest)):
+                client(connection, "pg_restore", *words, str(data))
             yield control, beside, check_rows(connection, beside, manifest["rows"])
         except BaseException:
             drop_if_possible(connection, beside)
             raise
+
+
+@contextmanager
+def owners_let_in(connection, beside: str, owners: list[str]) -> Iterator[None]:
+    """A table is only given to who may create one there, which its owner need not be allowed any more."""
+    guests = [name for (name,) in fetch(connection, SHUT_OUT, [owners])]
+    with closing(patient(connection, beside)) as session:
+        for name in guests:
+            fetch(session, f"GRANT CREATE ON SCHEMA public TO {name}")
+        yield
+        for name in guests:
+            fetch(session, f"REVOKE CREATE ON SCHEMA public FROM {name}")
 
 
 def undo(connection, kept: str, promise: Callable[[str], None], hold: str) -> dict:
@@ -257,10 +273,16 @@ def check_rows(connection, database: str, expected: dict) -> int:
     return sum(rows.values())
 
 
-def not_carried(connection) -> list[str]:
+def not_carried(connection, manifest: dict) -> list[str]:
     """What `restore` would have to leave to a superuser; tried on the live database, and taken back."""
     live = live_name(connection)
-    return carry_properties(connection, live, live, ending="ROLLBACK")
+    return [*owners_lost(connection, manifest), *carry_properties(connection, live, live, ending="ROLLBACK")]
+
+
+def owners_lost(connection, manifest: dict) -> list[str]:
+    user = fetch(connection, "SELECT current_user")[0][0]
+    great = ", ".join(preflight.out_of_reach(connection, manifest))
+    return [f"the owner {great} of its objects: all of them belong to {user}"] if great else []
 
 
 def carry_properties(connection, live: str, target: str, ending: str = "COMMIT") -> list[str]:

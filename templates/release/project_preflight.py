@@ -34,7 +34,8 @@ STANDING = """
 POSSIBLE = """
     SELECT wanted, bool_or(v.name IS NOT NULL),
         bool_or(NOT v.superuser OR v.trusted) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-    FROM unnest(%s::text[]) AS wanted LEFT JOIN pg_available_extension_versions v ON v.name = wanted GROUP BY 1 ORDER BY 1"""
+    FROM unnest(%s::text[]) AS wanted LEFT JOIN pg_available_extension_versions v ON v.name = wanted
+    GROUP BY 1 ORDER BY 1"""
 # The type of a session that is not ours is hidden from us: NULL.
 HOLDERS = """
     SELECT format('session %%s of %%s (%%s)', pid, usename, application_name)

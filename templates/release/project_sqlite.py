@@ -96,7 +96,7 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
     return {"kept": kept.name, "rows": rows, "not_carried": []}
 
 
-def not_carried(_) -> list[str]:
+def not_carried(_, __: dict) -> list[str]:
     return []
 
 

@@ -18,7 +18,7 @@ send_away() { # waits for its end
 }
 
 list_backups() {
-  local kind folder file
+  local kind folder file kept
   for kind in backup 'restore point'; do
     folder=$DEPLOY_TO/backups/database
     [ "$kind" = backup ] || folder=$DEPLOY_TO/backups/restore-points
@@ -27,7 +27,8 @@ list_backups() {
     done
   done
   survey_backups
-  [ ! -s "$PRIVATE/kept-database" ] || fact kept "$(cat "$PRIVATE/kept-database")"
+  kept=$(last_kept)
+  [ -z "$kept" ] || fact kept "$kept"
   list_archive
 }
 
@@ -45,29 +46,52 @@ restore_plan() { # FOLDER NAME
     refuse "the backup $2 cannot be restored"
 }
 
-# RUN marks what this very run swapped: an undo must never swap what an earlier one kept.
+# RUN marks what this very run swapped: an undo must never swap what an earlier one kept. Its file names that before the
+# swap, so that it is known even when nobody lived to tell; whether there is such a database says how far it came.
 restore_database() { # RUN FOLDER NAME BY
-  project "$RELEASES/$(current_id)" restore "{\"directory\": \"$DEPLOY_TO/backups/$2\", \"name\": \"$3\"}" || refuse "the database was not restored"
+  rm -f "$PRIVATE"/swapped.* # of runs that were cut off
+  project "$RELEASES/$(current_id)" restore "{\"directory\": \"$DEPLOY_TO/backups/$2\", \"name\": \"$3\", $(swapping "$1")}" ||
+    refuse "the database was not restored"
   swapped "$1" "$4" "database of $3"
 }
 
 swap_back() { # RUN BY   what the last restore kept becomes live again
   local kept
-  kept=$(cat "$PRIVATE/kept-database" 2>/dev/null) || die "no restore has kept a database" "fab backups"
-  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\"}" || refuse "the database was not swapped back"
+  kept=$(last_kept)
+  [ -n "$kept" ] || die "no restore has kept a database" "fab backups"
+  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\", $(swapping "$1")}" || refuse "the database was not swapped back"
   swapped "$1" "$2" "back to the database kept as $kept"
 }
 
+swapping() { # RUN
+  local unit=$APPLICATION-hold.service
+  [ -f "/etc/systemd/system/$unit" ] || unit= # no pgBouncer, or not on this host
+  printf '"promise": "%s", "hold": "%s"' "$PRIVATE/swapped.$1" "$unit"
+}
+
+last_kept() { # a run that was cut off has only promised it
+  local file newest=
+  for file in "$PRIVATE"/swapped.* "$PRIVATE/kept-database"; do
+    if [ -s "$file" ] && { [ -z "$newest" ] || [ "$file" -nt "$newest" ]; }; then newest=$file; fi
+  done
+  [ -z "$newest" ] || cat "$newest"
+}
+
 swapped() { # RUN BY NOTE
-  local current
+  local current line
   current=$(current_id)
   answer kept | write_synced "$PRIVATE/kept-database"
   cp "$PRIVATE/kept-database" "$PRIVATE/swapped.$1"
   journal restored "$current" "$current" "$2" "$3; the one before is kept as $(cat "$PRIVATE/kept-database")"
+  while IFS= read -r line; do [ -z "$line" ] || warn "the restored database lacks, for want of rights: $line"; done < <(answer not_carried)
 }
 
 unswap() { # RUN BY   undo of either; nothing where it did not get so far
-  [ ! -s "$PRIVATE/swapped.$1" ] || swap_back "$1" "$2"
+  local kept
+  [ -s "$PRIVATE/swapped.$1" ] || return 0
+  kept=$(cat "$PRIVATE/swapped.$1")
+  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\", \"if_kept\": true}" || refuse "the database was not swapped back"
+  if [ -n "$(answer kept)" ]; then swapped "$1" "$2" "back to the database kept as $kept"; fi
   rm -f "$PRIVATE/swapped.$1"
 }
 

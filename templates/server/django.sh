@@ -19,8 +19,10 @@ project() { # DIR VERB JSON   its last line that is JSON is the answer, everythi
   return "$status"
 }
 
-answer() { # KEY
-  python3 -IS -c 'import json, sys; print(json.loads(sys.argv[1] or "{}").get(sys.argv[2]) or "", end="")' "$ANSWER" "$1"
+answer() { # KEY   of a list, a line each
+  python3 -IS -c 'import json, sys
+found = json.loads(sys.argv[1] or "{}").get(sys.argv[2]) or ""
+print(*found if isinstance(found, list) else [found], sep="\n", end="")' "$ANSWER" "$1"
 }
 
 refuse() { # WHAT   with the reason the application gave
@@ -107,19 +109,4 @@ PY
 
 migrate_again() { # ID   undo of reverse
   project "$RELEASES/$1" migrate '{}' || refuse "the schema stays behind the code that is served now"
-}
-
-restore() { # ID   whose restore point
-  local dir=$RELEASES/$1
-  rm -f "$dir/.release/kept-database" # of an earlier time: an undo would swap that one in
-  project "$dir" restore "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||
-    refuse "the database was not restored"
-  answer kept >"$dir/.release/kept-database"
-}
-
-unrestore() { # ID   undo of restore
-  local dir=$RELEASES/$1
-  [ -s "$dir/.release/kept-database" ] || return 0
-  project "$dir" undo-restore "{\"kept\": \"$(cat "$dir/.release/kept-database")\"}" || refuse "the database is still the restored one"
-  rm -f "$dir/.release/kept-database"
 }
