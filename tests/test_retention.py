@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "templates" / "release"))
 
-from project_retention import decide
+from project_retention import decide, goes_next, moment
 
 START = datetime(2026, 11, 22, 2, 30)
 
@@ -49,3 +49,53 @@ def test_the_newest_or_the_newest_proven_one_goes(ages: list[float], data: st.Da
     assert not proven or max(proven) in kept
     again = decide(list(kept), proven, daily=1, weekly=0, monthly=0)
     assert set(again) == set(kept), "a second run takes more"
+
+
+STEPS = st.tuples(st.floats(-40, 60), st.booleans())
+"""Days by which a clock goes on, or is set back, until the next backup; and whether a drill proves that one."""
+
+
+@given(st.lists(STEPS, max_size=60))
+def test_a_wrong_clock_takes_what_is_needed(steps: list[tuple[float, bool]]) -> None:
+    """After each backup: itself stays, what was proven last by the clock of now stays, and something proven stays."""
+    clock = START
+    there: list[str] = []
+    proven: list[str] = []
+    for days, proves in steps:
+        clock = max(clock + timedelta(days=days), datetime(2020, 1, 1))
+        taken = free(f"{clock:%Y%m%d-%H%M%S}", there)
+        kept = decide([*there, taken], proven, daily=2, weekly=1, monthly=1, now=taken)
+        assert taken in kept, "what was just taken went"
+        known = [one for one in proven if moment(one) <= moment(taken)]
+        assert not known or max(known) in kept
+        assert not proven or set(proven) & set(kept), "nothing that was proven is left"
+        there, proven = list(kept), [one for one in proven if one in kept] + ([taken] if proves else [])
+
+
+def free(name: str, there: list[str]) -> str:
+    """As the program names a second one of the same second."""
+    return next(one for one in (name, *(f"{name}-{n}" for n in range(2, 99))) if one not in there)
+
+
+def test_a_week_of_a_clock_that_was_ahead_pushes_out_the_days_that_follow() -> None:
+    """The one just taken went: those dated later stood for all the days to keep."""
+    ahead = names(*(-day for day in range(900, 910)))
+    now = names(0)[0]
+    kept = decide([*ahead, *names(0, 1, 2)], [], daily=2, weekly=0, monthly=0, now=now)
+    assert [kept.get(name) for name in names(0, 1, 2)] == ["the newest", "daily: 2026-11-21", None]
+    assert {kept[name] for name in ahead} == {"dated later than now"}
+
+
+def test_two_in_the_same_second_both_stay() -> None:
+    first = names(0)[0]
+    assert set(decide([first, f"{first}-2"], [], daily=1, weekly=0, monthly=0, now=first)) == {first, f"{first}-2"}
+
+
+@given(st.lists(st.floats(0, 400), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 5), st.integers(0, 7))
+def test_what_is_said_to_go_next_is_what_goes(ages: list[float], daily: int, weekly: int, monthly: int) -> None:
+    limits = {"daily": daily, "weekly": weekly, "monthly": monthly}
+    now = names(0)[0]
+    there = list(decide([*names(*ages), now], [], **limits, now=now))
+    tomorrow = names(-1)[0]
+    stays = decide([*there, tomorrow], [], **limits, now=tomorrow)
+    assert goes_next(there, [], **limits, now=now) == sorted(set(there) - set(stays))
