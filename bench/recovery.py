@@ -168,8 +168,8 @@ def ways(shop: Shop) -> tuple[Way, ...]:
             "pgBackRest",
             on_server("pgbackrest --stanza=main --type=full --log-level-console=warn backup"),
             on_server(
-                "systemctl stop postgresql@15-main && "
-                "runuser -u postgres -- pgbackrest --stanza=main --delta --log-level-console=warn restore && "
+                "systemctl stop postgresql@15-main && find /var/lib/postgresql/15/main -mindepth 1 -delete && "
+                "runuser -u postgres -- pgbackrest --stanza=main --log-level-console=warn restore && "
                 "systemctl start postgresql@15-main && until pg_isready -q; do sleep 0.1; done",
                 "root",
             ),

@@ -47,6 +47,7 @@ def users(server: Server, name: str, path: str = "/healthz") -> Iterator[Seen]:
     if not _answers(server, name, path):
         yield seen
         return
+    seen.answered.append(time.monotonic())
     thread = threading.Thread(target=beat)
     thread.start()
     try:
