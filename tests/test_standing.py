@@ -65,6 +65,7 @@ def test_what_is_well_is_one_quiet_line() -> None:
         ({"backup_units": UNITS.replace("backup.timer=active", "backup.timer=inactive")}, "backup-timer", "inactive"),
         (failed("backup", "no route to it", hours=3), "backup-timer", "failed, 3 h ago: no route to it"),
         ({"backup_units": UNITS.replace("backup=inactive", "backup=failed")}, "backup-timer", "last run failed"),
+        ({"backup_units": f"{UNITS} archive=failed"}, "backup-timer", "the archive's last run failed"),
         ({"backup_drilled": ""}, "drill", "none is proven"),
         ({"backup_drilled": ago(days=9)}, "drill", "9 d ago: overdue"),
         (failed("drill", "rows differ", days=1), "drill", "the last drill failed, 24 h ago: rows differ"),

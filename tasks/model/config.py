@@ -197,12 +197,13 @@ class Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Notify:
-    """Who is told how a deploy ended."""
+    """Who is told how a deploy ended, and that a backup failed."""
 
     __pydantic_config__ = STRICT
 
     webhook_variable: Annotated[str, Match(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable")] = ""
-    """Name of a variable of *your* environment holding a URL that gets a JSON POST (Slack, Mattermost, your own)."""
+    """Name of a variable of *your* environment holding a URL that gets a JSON POST (Slack, Mattermost, your own). Where
+    the environment file has it too, the server tells it of backups and drills that failed while nobody was there."""
 
 
 @dataclass(frozen=True, kw_only=True)

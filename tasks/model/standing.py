@@ -17,6 +17,9 @@ DRILLS = {"daily": timedelta(days=2), "weekly": timedelta(days=8), "monthly": ti
 BEHIND = timedelta(days=1)
 """Of the copy away from the server, behind the newest backup."""
 
+RUNS = ("backup", "drill", "offsite", "archive")
+"""What timers run, as the units are called behind the application's name."""
+
 Aspect = Literal["backup", "backup-timer", "drill", "off-site"]
 
 
@@ -51,16 +54,16 @@ class Standing:
     """When any was."""
     sent: datetime | None = None
     units: Mapping[str, str] = field(default_factory=dict)
-    """"backup.timer", "backup", "drill.timer", "drill", "offsite" -> state."""
+    """"backup.timer", "drill.timer" and each of RUNS -> state."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
-    """"backup", "drill", "offsite" -> its last failure, whatever happened since."""
+    """Of RUNS: its last failure, whatever happened since."""
 
     @classmethod
     def from_facts(cls, wanted: Backup, facts: Mapping[str, str]) -> Standing | None:
         """None where the server was not asked. A moment that cannot be read counts as none."""
         if "backup_units" not in facts:
             return None
-        failures = {run: _failure(facts.get(f"failed_{run}", "")) for run in ("backup", "drill", "offsite")}
+        failures = {run: _failure(facts.get(f"failed_{run}", "")) for run in RUNS}
         return cls(
             wanted,
             newest=facts.get("backup", ""),
@@ -103,6 +106,9 @@ class Standing:
     def _timer(self, now: datetime) -> Judgement:
         if (failed := self._failed("backup", self.taken, now)) is not None:
             return Judgement("backup-timer", False, f"the timer's last run failed{failed}", "fab logs --service backup")
+        if self._state("archive") == "failed":
+            failed = self._failed("archive", None, now) or ""
+            return Judgement("backup-timer", False, f"the archive's last run failed{failed}", "fab logs --service archive")
         if self._state("backup.timer") != "active":
             said = f"no timer takes backups: it is {self._state('backup.timer')}"
             return Judgement("backup-timer", False, said, "fab provision installs it")

@@ -6,7 +6,7 @@ logs() { # SERVICE LINES FOLLOW   "" is every service of this host
   if [ "$service" = nginx ]; then
     exec tail -n "$lines" ${follow:+-F} "/var/log/nginx/$APPLICATION.access.log" "/var/log/nginx/$APPLICATION.error.log"
   fi
-  case $MANAGER/$service in systemd/backup | systemd/drill | systemd/offsite) # what timers run
+  case $MANAGER/$service in systemd/backup | systemd/drill | systemd/offsite | systemd/archive) # what timers run
     exec journalctl --no-pager --quiet --lines="$lines" ${follow:+--follow} --unit "$APPLICATION-$service.service" ;;
   esac
   for pair in "${SERVICES[@]}"; do

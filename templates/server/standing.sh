@@ -44,7 +44,7 @@ backup_units() { # NAME=STATE ...   an interface of the sandbox there is not
   [ "$MANAGER" = systemd ] || return 0
   while IFS=$'\t' read -r service _ state _; do words+=("$service=$state"); done < <(
     systemd_describe "$APPLICATION-backup.timer" "$APPLICATION-backup.service" "$APPLICATION-drill.timer" \
-      "$APPLICATION-drill.service" "$APPLICATION-offsite.service"
+      "$APPLICATION-drill.service" "$APPLICATION-offsite.service" "$APPLICATION-archive.service"
   )
   printf '%s' "${words[*]}"
 }

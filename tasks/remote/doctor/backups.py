@@ -8,7 +8,7 @@ from datetime import datetime
 from ...model.backup import Backup
 from ...model.config import Host, Stage
 from ...model.finding import Finding, look, ok
-from ...model.standing import Standing
+from ...model.standing import RUNS, Standing
 from .question import Answer, Question
 
 
@@ -27,4 +27,4 @@ def read(answer: Answer, wanted: Backup, now: datetime) -> Iterator[Finding]:
 
 def units(stage: Stage) -> tuple[str, ...]:
     """Whose failure is told here, with its reason."""
-    return tuple(f"{stage.application}-{run}.service" for run in ("backup", "drill", "offsite"))
+    return tuple(f"{stage.application}-{run}.service" for run in RUNS)
