@@ -107,8 +107,8 @@ class Standing:
         if (failed := self._failed("backup", self.taken, now)) is not None:
             return Judgement("backup-timer", False, f"the timer's last run failed{failed}", "fab logs --service backup")
         if self._state("archive") == "failed":
-            failed = self._failed("archive", None, now) or ""
-            return Judgement("backup-timer", False, f"the archive's last run failed{failed}", "fab logs --service archive")
+            said = f"the archive's last run failed{self._failed('archive', None, now) or ''}"
+            return Judgement("backup-timer", False, said, "fab logs --service archive")
         if self._state("backup.timer") != "active":
             said = f"no timer takes backups: it is {self._state('backup.timer')}"
             return Judgement("backup-timer", False, said, "fab provision installs it")
