@@ -360,7 +360,9 @@ def start(world: World) -> Tree:
     return tree
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.nightly) if verb in ("unwell", "sick") else verb for verb in VERBS]
+)
 def test_one_death_at_any_instant_and_a_second_one_in_the_next_run(world: World, start: Tree, verb: str) -> None:
     explorer = Explorer(world)
     repaired: dict[str, tuple[str, Tree]] = {}

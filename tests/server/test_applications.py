@@ -307,6 +307,7 @@ def test_a_changed_lock_gets_its_own_environment_and_rollback_builds_nothing(fre
     assert ask(fresh.server) == (200, after)
 
 
+@pytest.mark.nightly
 def test_extra_packages_and_a_constraints_file(fresh: Shop) -> None:
     commit(fresh, "constrained", constraints__txt="humanize==4.15.0\n")
     fresh.configure('[python]\nextra = ["humanize"]\nconstraints = "constraints.txt"\n')

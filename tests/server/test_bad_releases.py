@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import await_page, put_back
+from tests.server.conftest import await_page, nightly, put_back
 from tests.server.looking import (
     ask,
     await_that,
@@ -166,7 +166,7 @@ def private(_: Shop) -> Iterator[str]:
     yield "ssh://nobody@127.0.0.1/srv/git/pos.git"
 
 
-@pytest.mark.parametrize("remote", [refusing, deaf, private])
+@pytest.mark.parametrize("remote", [refusing, *nightly(deaf), private])
 def test_a_git_remote_that_cannot_be_read_is_refused(shop: Shop, remote: Callable) -> None:  # type: ignore[type-arg]
     shop.configure()
     with remote(shop) as url, unseen(shop):
@@ -214,7 +214,7 @@ def test_a_server_nobody_knows_is_not_talked_to(shop: Shop, tmp_path: Path) -> N
 # -- what it needs to run
 
 
-@pytest.mark.parametrize("fault", [stopped, frozen])
+@pytest.mark.parametrize("fault", [stopped, *nightly(frozen)])
 def test_a_database_that_does_not_answer_is_named(shop: Shop, fault: Callable) -> None:  # type: ignore[type-arg]
     """Users have a problem already; the deploy neither adds to it nor waits for ever."""
     put_back(shop)

@@ -156,7 +156,7 @@ def _nothing(fleet: Shop) -> Iterator[None]:
     ("fault", "ref", "code", "said"),
     [
         pytest.param(_tool("git"), "slow-boot", 1, "app2: cannot fetch", id="fetch", marks=pytest.mark.nightly),
-        pytest.param(_tool("uv"), "new-requirement", 1, "app2: ", id="packages"),
+        pytest.param(_tool("uv"), "new-requirement", 1, "app2: ", id="packages", marks=pytest.mark.nightly),
         pytest.param(
             _variable("SECRET_KEY", ""),
             "media-in-git",
@@ -329,6 +329,7 @@ def test_a_host_that_does_not_exist_is_a_usage_error_with_the_names(fleet: Shop)
     assert "its hosts are app1, app2" in refused.stderr
 
 
+@pytest.mark.nightly
 def test_a_host_for_workers_only_runs_no_web_and_no_beat_not_even_after_a_reboot(fleet: Shop) -> None:
     worker = fleet.servers[1]
     fleet.configure(roles=('["web", "beat", "db"]', '["worker"]'))

@@ -173,8 +173,8 @@ def test_a_deploy_killed_at_any_moment_needs_somebody_to_clean_up(
 @pytest.mark.parametrize(
     ("step", "sent", "revision"),
     [
-        ("environment", [signal.SIGINT], "new-requirement"),
-        ("boot", [signal.SIGTERM], "new-requirement"),
+        pytest.param("environment", [signal.SIGINT], "new-requirement", marks=pytest.mark.nightly),
+        pytest.param("boot", [signal.SIGTERM], "new-requirement", marks=pytest.mark.nightly),
         ("migrate", [signal.SIGINT], "additive-migration"),
         ("workers", [signal.SIGINT, signal.SIGINT], "new-requirement"),
         ("switch", [signal.SIGTERM], "new-requirement"),
@@ -237,7 +237,7 @@ def moment_of(shop: Shop, process: subprocess.Popen[str], moment: str, stack: Ex
     return lambda: await_step(process, moment)
 
 
-@pytest.mark.parametrize("moment", [*nightly("environment", "boot"), "before", "after"])
+@pytest.mark.parametrize("moment", [*nightly("environment", "boot", "before"), "after"])
 def test_a_cut_link_leaves_fab_hanging_or_the_server_half_done(shop: Shop, figures: list[str], moment: str) -> None:
     before, revision = shop.current(), next_revision(shop)
     with ExitStack() as stack:
@@ -264,7 +264,7 @@ def test_a_cut_link_leaves_fab_hanging_or_the_server_half_done(shop: Shop, figur
 # -- without power
 
 
-@pytest.mark.parametrize("moment", [*nightly("static", "retire"), "before", "after"])
+@pytest.mark.parametrize("moment", [*nightly("static", "retire", "after"), "before"])
 def test_a_server_that_lost_power_does_not_come_back_by_itself(shop: Shop, figures: list[str], moment: str) -> None:
     before, revision = shop.current(), next_revision(shop)
     with ExitStack() as stack:
