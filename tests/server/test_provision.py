@@ -139,6 +139,28 @@ def test_a_firewall_that_locks_us_out(shop: Shop) -> None:
     assert outside <= {str(PORT), "80"}, "something else can be reached from outside"
 
 
+@pytest.mark.nightly
+def test_a_host_that_left_comes_in_for_ever(shop: Shop) -> None:
+    """What we let in for it is found and taken away; what somebody else let in stays."""
+    toml, run = shop.folder / "releases.toml", shop.server.run
+    alone = toml.read_text()
+    app2 = '  { name = "app2", address = "192.0.2.7", roles = ["web"] },\n]'
+    toml.write_text(alone.removesuffix("]\n") + app2 + "\n")
+    shop.fab("-H", "app1", "provision", "--yes", timeout=300)
+    assert "allow from 192.0.2.7 to any port 5432" in run("ufw show added").stdout
+    run("ufw allow from 192.0.2.9 to any port 5432 proto tcp comment 'the accountants'; ufw allow 9999/tcp")
+    assert shop.fab("-H", "app1", "provision", "--check").returncode == 0
+    toml.write_text(alone)
+    found = {
+        one["thing"]: one["diff"] for one in json.loads(shop.fab("provision", "--check", "--json", check=1).stdout)
+    }
+    assert "-allow from 192.0.2.7 to any port 5432 proto tcp" in found["old rules of the firewall"]
+    shop.fab("provision", "--yes", timeout=300)
+    assert shop.fab("provision", "--check").returncode == 0
+    rules = run("ufw show added").stdout
+    assert ("192.0.2.7" in rules, "192.0.2.9" in rules, "9999/tcp" in rules) == (False, True, True)
+
+
 def test_an_account_that_may_do_more_than_it_needs(shop: Shop) -> None:
     """The services' account writes no code and reads no other home; the deploying one is root for exact commands."""
     shop.fab("deploy", "--ref", "base", timeout=400)

@@ -25,16 +25,12 @@ def identify() -> Script:
 
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     """`facts` are those of `identify`; `seeds` the secrets of what does not exist yet."""
-    return tuple(
-        part
-        for part in (
-            *base.parts(stage, host),
-            *stores.parts(stage, host, facts, seeds),
-            *archive.parts(stage, host, facts, seeds.archive),
-            *web.parts(stage, host),
-            *backups.parts(stage, host, seeds.offsite),
-            *ssh.parts(stage),
-            *firewall.parts(stage, host, facts),
-        )
-        if part.things
+    found = (
+        *base.parts(stage, host),
+        *stores.parts(stage, host, facts, seeds),
+        *archive.parts(stage, host, facts, seeds.archive),
+        *web.parts(stage, host),
+        *backups.parts(stage, host, seeds.offsite),
+        *ssh.parts(stage),
     )
+    return tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)

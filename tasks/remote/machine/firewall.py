@@ -11,8 +11,11 @@ from ...model.machine import Part, Thing
 from ...model.shell import script
 from .things import part
 
+LETS_IN = "look_rules"
 
-def parts(stage: Stage, host: Host, facts: dict[str, str]) -> tuple[Part, ...]:
+
+def parts(stage: Stage, host: Host, facts: dict[str, str], others: Iterable[Part]) -> tuple[Part, ...]:
+    """`others` are all other parts of the host: what they let in stays."""
     if not stage.provision.firewall:
         return ()
     rules = [f"allow {port}/tcp" for port in ports(stage, host, facts)]
@@ -22,7 +25,23 @@ def parts(stage: Stage, host: Host, facts: dict[str, str]) -> tuple[Part, ...]:
         "\n".join(["active", "deny what is not allowed", *rules]),
         script(("make_firewall", facts.get("ssh_port", ""), *rules)),
     )
-    return (part("firewall", "Shut what is not allowed", thing),)
+    wanted = [*rules, *(rule for one in others for thing in one.things for rule in _named(thing))]
+    return (part("firewall", "Shut what is not allowed", thing, _nothing_old(stage, wanted)),)
+
+
+def _nothing_old(stage: Stage, wanted: list[str]) -> Thing:
+    """Whom we let in for a host or a port that is no longer in releases.toml. Of what is switched off nothing is
+    removed, and never a rule that is not ours.
+    """
+    asked = stage.provision
+    on = {5432: stage.has_postgresql, 6432: stage.has_bouncer, 6379: asked.redis, 80: asked.nginx}
+    left = "|".join(str(port) for port, here in on.items() if not here) or "none"
+    look = ("look_old_rules", left, *wanted)
+    return Thing("old rules of the firewall", look, "", script(("drop_old_rules", left, *wanted)))
+
+
+def _named(thing: Thing) -> tuple[str, ...]:
+    return tuple(str(word) for word in thing.look[1:]) if thing.look[0] == LETS_IN else ()
 
 
 def ports(stage: Stage, host: Host, facts: dict[str, str]) -> list[int]:
@@ -38,7 +57,7 @@ def lets_in(stage: Stage, hosts: Iterable[Host], port: int) -> tuple[Thing, ...]
     if not rules or not stage.provision.firewall:
         return ()
     made = script(("make_rules", *rules))
-    return (Thing(f"way in to port {port}", ("look_rules", *rules), "\n".join(rules), made),)
+    return (Thing(f"way in to port {port}", (LETS_IN, *rules), "\n".join(rules), made),)
 
 
 def address(host: Host) -> str:
