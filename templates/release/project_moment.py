@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import project_backup
 from django.db import connections
 
+KEPT = 7 * 86_400  # seconds; the archive has it for longer
 PORT = "5432"  # of a socket in a folder of its own: it listens nowhere else
 
 
@@ -16,4 +20,14 @@ def moment(arguments: dict) -> dict:
     settings.update(HOST=arguments["host"], PORT=PORT)
     settings.get("OPTIONS", {}).pop("hostaddr", None)  # which would win over it
     said = {"kind": "moment", "taken_at": arguments["taken_at"], "release": arguments["release"]}
-    return project_backup.restore_point({**arguments, "said": said})
+    taken = project_backup.restore_point({**arguments, "said": said})
+    drop_old(Path(arguments["directory"]))
+    return taken
+
+
+def drop_old(directory: Path) -> None:
+    """Those that were taken for a restore of last week: the policy of the daily ones knows nothing of them."""
+    for manifest in directory.glob("at-*.json"):
+        if time.time() - manifest.stat().st_mtime > KEPT:
+            for path in (manifest, *directory.glob(f"{manifest.stem}.*")):  # without its manifest it is none
+                path.unlink(missing_ok=True)
