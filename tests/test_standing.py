@@ -16,6 +16,8 @@ from tasks.remote.doctor.question import Answer
 from tasks.report import backups as page
 from tasks.report import tables
 
+from .test_report_docs import documented
+
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 AWAY = Backup(repository="sftp:backup@203.0.113.9:/srv/pos")
 UNITS = "backup.timer=active backup=inactive drill.timer=active drill=inactive offsite=inactive"
@@ -178,6 +180,14 @@ def test_a_backup_nobody_restored_is_called_good() -> None:
     assert "not proven" in text.splitlines()[1]
     assert "24 h ago, in 12.3s" in text.splitlines()[2]
     assert "good" not in text
+
+
+def test_what_programs_get_is_documented() -> None:
+    told = page.to_json((saved(1),), {}, standing())
+    fields = documented()
+    assert [name for name, _ in fields["`fab backups --json`"]] == [*told]
+    assert [name for name, _ in fields["A backup"]] == [*told["backups"][0]]
+    assert [name for name, _ in fields["`fab status --json`: `backups`"]] == [*page.standing_json(standing(), NOW)]
 
 
 @pytest.mark.parametrize(
