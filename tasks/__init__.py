@@ -17,6 +17,7 @@ from . import project as _project
 from . import provision as _provision
 from . import recover as _recover
 from . import show as _show
+from . import snapshots as _snapshots
 from ._fleet import take_over
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 def _namespace() -> invoke.Collection:
     tree = invoke.Collection()
-    for module in (_deploy, _backup, _show, _check, _inside, _balance, _provision, _recover, _project):
+    for module in (_deploy, _backup, _snapshots, _show, _check, _inside, _balance, _provision, _recover, _project):
         for name in module.TASKS:
             tree.add_task(getattr(module, name))
     variables = invoke.Collection("env")

@@ -1,0 +1,326 @@
+"""`fab restore-media`, `restore-config`: files as they were at a date, checked before they are live, and a way back."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Any
+
+import invoke
+
+from ._operator import confirm, load_stage, now, who
+from ._scene import Scene, must, scene, show_plan, talk
+from ._task import task
+from .engine.execute import ask, execute
+from .engine.session import Result
+from .model.config import Stage
+from .model.errors import FailedError, PreflightError, UsageError
+from .model.event import Note
+from .model.machine import Drift, Thing
+from .model.moment import Moment, moment
+from .model.plan import Plan
+from .model.shell import Script
+from .model.snapshot import Change, Names, Snapshot, at_or_before
+from .plans import snapshots as restoring
+from .provision import identified, prove_the_way_in
+from .remote import snapshots, variables
+from .remote.machine import stores
+from .remote.machine.things import parse
+from .remote.snapshots import Media, Piece
+from .report import words
+
+HOURS = 12 * 3600
+"""Seconds fetching may take."""
+DATE = 'as 2026-11-20, "2026-11-20 14:35" (your time zone), yesterday, latest or -2h'
+UNDO = "go back to what the last restore kept"
+PAGE = "docs/how-to/restore-files.md"
+
+
+@task(
+    help={
+        "date": DATE,
+        "undo": UNDO,
+        "path": "only this folder of shared_dirs, or one inside of it (default: all of shared_dirs)",
+        "leave_out": "leave out devices, links that lead away and the like, instead of refusing",
+    }
+)
+def restore_media(
+    context: invoke.Context,
+    stage: str = "",
+    date: str = "",
+    undo: bool = False,
+    path: str = "",
+    leave_out: bool = False,
+    wait: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Put uploads back as they were at a date: beside, checked, exchanged; --undo exchanges back."""
+    here, wanted = _asked(stage, date, undo=undo)
+    folders = _folders(here, path)
+    run, at_once = token_hex(4), yes or dry_run
+    with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
+        identified(at)
+        if not dry_run:
+            at.lock(f"restore-media {date or '--undo'}", wait)
+        at.survey()
+        if wanted is None:
+            media, done = _media_kept(at, Media(here, run, now().isoformat()), yes=at_once)
+        else:
+            chosen = _chosen(at, wanted)
+            media = Media(here, run, now().isoformat(), folders, chosen.id, leave_out)
+            done = _media_then(at, media, chosen, yes=at_once)
+        plan = restoring.media(media, who(), done)
+        return (
+            show_plan(plan, json=json)
+            if dry_run
+            else at.perform(plan, f"{done}; `fab restore-media --undo` goes back", timeout=HOURS)
+        )
+
+
+def _asked(stage: str, date: str, *, undo: bool) -> tuple[Stage, Moment | None]:
+    """The stage, and the moment wanted; None: what the last restore kept. UsageError."""
+    if undo == bool(date):
+        raise UsageError("say either --date or --undo", "fab restore-media --date latest")
+    here = load_stage(stage)
+    if here.manager != "systemd":
+        raise UsageError(f"stage {here.name} sends nothing away from this machine", PAGE)
+    if not undo and not here.backup.repository:
+        raise UsageError(
+            "[backup] repository is not set: nothing was sent away, so there is nothing to restore from",
+            f"set it, then fab provision and fab backup: {PAGE}",
+        )
+    return here, None if undo else moment(date, now().astimezone())
+
+
+def _folders(stage: Stage, path: str) -> tuple[str, ...]:
+    if not path:
+        if not stage.shared_dirs:
+            raise UsageError("shared_dirs is empty: there is no folder to put back", PAGE)
+        return stage.shared_dirs
+    parts = path.strip("/").split("/")
+    if ".." in parts or "." in parts or not any(_is_in("/".join(parts), one) for one in stage.shared_dirs):
+        raise UsageError(
+            f"{words.clean(path)} is not in shared_dirs", f"one of {', '.join(stage.shared_dirs)}, or inside"
+        )
+    return ("/".join(parts),)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _chosen(at: Scene, wanted: Moment) -> Snapshot:
+    """The newest at or before the moment; says which and how old."""
+    told = _answer(at, snapshots.listing(at.stage), timeout=180)["snapshots"]
+    found = [Snapshot.from_json(one) for one in told]
+    chosen = at_or_before(found, wanted)
+    if chosen is None:
+        oldest = min((one.taken for one in found), default=None)
+        has = f"the oldest is of {oldest.astimezone():%Y-%m-%d %H:%M:%S %Z}" if oldest else "there is none at all"
+        raise PreflightError(f"there is no snapshot at or before {wanted.said}; {has}", "fab backup sends one away")
+    hours = (now() - chosen.taken).total_seconds() / 3600
+    at.tell(Note(f"for {wanted.said}: snapshot {_named(chosen)}, {hours:.1f} h ago"))
+    return chosen
+
+
+def _named(snapshot: Snapshot) -> str:
+    return f"{snapshot.id} of {snapshot.taken.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _answer(at: Scene, what: Script, timeout: float = HOURS) -> dict[str, Any]:
+    """What the program on the server answers. PreflightError with its own words: nothing live was touched by then."""
+    (session,) = at.sessions.values()
+    result = ask(session, what, timeout=timeout)
+    for mark in result.marks:
+        if mark.kind == "warn":
+            at.tell(Note(mark.words[0], session.host, warning=True))
+    if not result.ok and not result.lost:
+        raise PreflightError(*(words.clean(one) for one in result.error))
+    told: dict[str, Any] = json_module.loads(must(result, session.host).facts()["snapshot"])
+    return told
+
+
+# --- media
+
+
+def _media_then(at: Scene, media: Media, chosen: Snapshot, *, yes: bool) -> str:
+    told = _answer(at, media.look())
+    changes = [Change.from_json(folder, one) for folder, one in told["folders"].items()]
+    left_out = Names.from_json(told["left_out"])
+    lines = [f"Restore {', '.join(media.folders)} of {_named(chosen)}? What is live is kept for --undo."]
+    lines += [line for change in changes for line in _shown(change)]
+    lines += [f"  left out: {_some(left_out)}"] if left_out.count else []
+    _asked_about(at, lines, yes=yes)
+    return f"{', '.join(media.folders)} as in snapshot {_named(chosen)}"
+
+
+def _asked_about(at: Scene, lines: list[str], *, yes: bool) -> None:
+    """What changes is shown either way: in the question, or told."""
+    for line in lines[1:] if yes else ():
+        at.tell(Note(line))
+    confirm("\n".join(lines), yes=yes)
+
+
+def _shown(change: Change) -> list[str]:
+    size = f"{change.files:,} files, {change.size:,} bytes in the snapshot"
+    what = (("come back", change.added), ("go", change.removed), ("change", change.changed))
+    return [f"  {change.folder}: {size}", *(f"    {names.count:,} {verb}{_some(names)}" for verb, names in what)]
+
+
+def _some(names: Names) -> str:
+    more = ", ..." if names.count > len(names.first) else ""
+    return f": {', '.join(words.clean(one, 100) for one in names.first)}{more}" if names.first else ""
+
+
+def _media_kept(at: Scene, media: Media, *, yes: bool) -> tuple[Media, str]:
+    kept = _answer(at, media.kept())
+    if not kept:
+        raise PreflightError("no restore has kept any folder", "fab restore-media --date latest")
+    folders, until = tuple(kept["folders"]), f"{words.moment(kept['until']):%Y-%m-%d %H:%M:%S} UTC"
+    confirm(f"Go back to {', '.join(folders)} as live until {until}? What is live now is kept in turn.", yes=yes)
+    return Media(media.stage, media.run, media.now, folders), f"{', '.join(folders)} as live until {until}"
+
+
+# --- configuration
+
+
+@task(help={"date": DATE, "undo": UNDO}, secret=True)
+def restore_config(
+    context: invoke.Context,
+    stage: str = "",
+    date: str = "",
+    undo: bool = False,
+    wait: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Put variables, nginx, units and the like back as they were at a date: checked, in use or put back; --undo."""
+    here, wanted = _asked(stage, date, undo=undo)
+    with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
+        facts = identified(at)
+        if not dry_run:
+            at.lock(f"restore-config {date or '--undo'}", wait)
+        at.survey()
+        every = snapshots.pieces(here, here.primary, facts[here.primary.name])
+        _settle(at, every, dry_run=dry_run)
+        try:
+            tree, note = _fetched(at, every, wanted) if wanted else _kept_configuration(at)
+            found = _found(at, every, tree)
+            pieces = snapshots.changed(every, found)
+            for path in snapshots.missing(every, found) if wanted else ():
+                tell(Note(f"{path} was not there at that time: it is left as it is", warning=True))
+            if not pieces:
+                tell(Note("nothing to do: every file is as it was then"))
+                return 0
+            _ask_about(at, pieces, found, tree, yes=yes or dry_run)
+            current = at.facts[here.primary.name].current
+            plan = restoring.configuration(here, pieces, tree, current, who(), note, run=token_hex(4))
+            if dry_run:
+                return show_plan(plan, json=json)
+            return _carried_out(at, plan, note)
+        finally:
+            _tidy(at)
+
+
+def _settle(at: Scene, every: tuple[Piece, ...], *, dry_run: bool) -> None:
+    """What a run that died had begun is taken back first. FailedError where that does not work."""
+    (host,) = at.sessions
+    if not must(ask(at.sessions[host], snapshots.state()), host).facts().get("unfinished"):
+        return
+    at.tell(Note("a restore of the configuration was cut off half-way: it is taken back first", host, warning=True))
+    if dry_run:
+        return
+    ending = execute(restoring.settled(at.stage, every), at.sessions, at.tell)
+    if ending.code:
+        raise FailedError(ending.message, ending.hint)
+
+
+def _fetched(at: Scene, every: tuple[Piece, ...], wanted: Moment) -> tuple[str, str]:
+    """The tree on the server that has the files, and what it is."""
+    chosen = _chosen(at, wanted)
+    _answer(at, snapshots.extract(at.stage, every, chosen.id))
+    return "wanted", f"configuration as in snapshot {_named(chosen)}"
+
+
+def _kept_configuration(at: Scene) -> tuple[str, str]:
+    (host,) = at.sessions
+    kept = must(ask(at.sessions[host], snapshots.state()), host).facts().get("kept")
+    if not kept:
+        raise PreflightError("no restore has kept a configuration", "fab restore-config --date latest")
+    return "kept", f"configuration as it was until {kept}"
+
+
+def _found(at: Scene, every: tuple[Piece, ...], tree: str) -> Mapping[str, str]:
+    (host,) = at.sessions
+    said = must(ask(at.sessions[host], snapshots.looks(at.stage, every, tree)), host)
+    return parse((mark.kind, *mark.words) for mark in said.marks)
+
+
+def _ask_about(at: Scene, pieces: tuple[Piece, ...], found: Mapping[str, str], tree: str, *, yes: bool) -> None:
+    from .report import drift as page
+
+    (host,) = at.sessions
+    shown = tuple(
+        Drift(piece.part.name, Thing(file.name, (), _then(then), Script()), now)
+        for piece in pieces
+        for file in piece.files
+        if not file.secret
+        for then, now in (snapshots.then_and_now(file, found),)
+    )
+    hidden = [file.path for piece in pieces for file in piece.files if file.secret]
+    lines = [page.to_text({host: shown})] if shown else []
+    for path in hidden:
+        lines.append(f"  file {path}: {_told(at, path, tree)}")
+    count = sum(len(piece.files) for piece in pieces)
+    first = f"These {count} files will be replaced; what is live is kept for --undo:"
+    _asked_about(at, [first, *(line for text in lines for line in text.splitlines())], yes=yes)
+
+
+def _then(text: str) -> str:
+    return "" if text == snapshots.ABSENT else text
+
+
+def _told(at: Scene, path: str, tree: str) -> str:
+    """Of variables, their names; of anything else that nobody is to see, nothing."""
+    here = at.stage
+    if not here.environment.file or path != str(here.layout.shared / here.environment.file):
+        return "differs (its content is not shown)"
+    dialect = here.environment.format
+    if dialect == "none":
+        return "differs (only the application knows how it is written)"
+    now, then = (_variables(at, dialect, one) for one in ("", tree))
+    difference = variables.difference(now, then)
+    kinds = (("come back", difference.added), ("go", difference.removed), ("change", difference.changed))
+    return "; ".join(f"{verb}: {', '.join(names)}" for verb, names in kinds if names) or "comments or order differ"
+
+
+def _variables(at: Scene, dialect: str, tree: str) -> dict[str, str]:
+    """FailedError with the line of what the application could not read: before it is put anywhere."""
+    (host,) = at.sessions
+    said: Result = must(ask(at.sessions[host], snapshots.read(at.stage, tree)), host)
+    text = stores.told((mark.kind, *mark.words) for mark in said.marks).get("environment", "")
+    return variables.read(text, dialect, f"{at.stage.environment.file} of the snapshot" if tree else "the live file")
+
+
+def _carried_out(at: Scene, plan: Plan, note: str) -> int:
+    code = at.perform(plan, f"{note}; `fab restore-config --undo` goes back", timeout=HOURS)
+    if not code:
+        prove_the_way_in(at, plan)
+        at.tell(
+            Note("where it differs from releases.toml, `fab provision` would change it again: fab provision --check")
+        )
+    return code
+
+
+def _tidy(at: Scene) -> None:
+    """Best effort: the next run does it as well."""
+    for session in at.sessions.values():
+        if session.alive:
+            ask(session, snapshots.drop())
+
+
+TASKS = ("restore_media", "restore_config")

@@ -1,0 +1,145 @@
+# shellcheck shell=bash
+# Files put back as a snapshot has them: folders of shared by exchange, configuration part by part.
+
+CONFIGURATION=/var/lib/fab-releases/configuration # root's alone; a folder for each application, with wanted/, before/ and kept/
+
+snapshot() { # PROGRAM VERB JSON   its last line that is JSON is the answer
+  local line status=0
+  ANSWER=
+  while IFS= read -r line; do
+    case $line in
+      'exit '[0-9]*) status=${line#exit } ;;
+      '{'*) ANSWER=$line ;;
+      'warning '*) warn "${line#warning }" ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done < <(
+    set +e
+    python3 -IS -c "$1" "$2" "$3" 2>&1 3>&-
+    printf '\nexit %d\n' "$?"
+  )
+  fact snapshot "$ANSWER"
+  [ "$status" = 0 ] || die "$(answer error)" "$(answer hint)"
+}
+
+# By its owner: root does not write where somebody else could have put a link.
+journal_as() { # USER BY NOTE
+  # shellcheck disable=SC2016
+  runuser -u "$1" -- bash -c "set -e; $(declare -f journal json_text current_id)"'
+    PRIVATE=$1 DEPLOY_TO=$2 current=$(current_id)
+    journal restored "$current" "$current" "$3" "$4"' _ "$PRIVATE" "$DEPLOY_TO" "$2" "$3"
+}
+
+usable() { # APP_USER FOLDER...   written by the application, read by nginx
+  local app=$1 folder
+  shift
+  for folder in "$@"; do
+    runuser -u "$app" -- test -w "$SHARED/$folder" || die "$app may not write in $SHARED/$folder" "it is as it was before"
+    if id www-data >/dev/null 2>&1; then
+      runuser -u www-data -- test -x "$SHARED/$folder" || die "www-data may not read $SHARED/$folder" "it is as it was before"
+    fi
+  done
+}
+
+# --- configuration
+
+look_restored() { # NAME TREE PATH OWNER GROUP MODE   as it would be; nothing where the tree does not have it
+  local from=$CONFIGURATION/$APPLICATION/$2$3
+  if [ -e "$from/.absent" ]; then echo absent | found "$1"; elif [ -f "$from" ]; then { echo "$4:$5 $6" && cat "$from"; } | found "$1"; fi
+}
+
+look_digest() { # NAME PATH   of what nobody is to see
+  { if [ -e "$2/.absent" ]; then echo absent; elif [ -f "$2" ]; then sha256sum <"$2"; fi; } | found "$1"
+}
+
+look_configuration() { # tells what a run that died left, and what --undo would bring back
+  local folder=$CONFIGURATION/$APPLICATION
+  if [ -d "$folder/before" ]; then fact unfinished "$(cat "$folder/before.run" 2>/dev/null || echo unknown)"; fi
+  if [ -d "$folder/kept" ]; then fact kept "$(cat "$folder/kept.until" 2>/dev/null || echo before)"; fi
+}
+
+keep_configuration() { # RUN PATH...   as they are now: complete, or not there
+  local folder=$CONFIGURATION/$APPLICATION path to
+  (umask 077 && mkdir -p "$folder")
+  rm -rf "$folder/before.part"
+  (umask 077 && mkdir "$folder/before.part")
+  printf '%s\n' "$1" >"$folder/before.run"
+  shift
+  for path in "$@"; do
+    to=$folder/before.part$path
+    mkdir -p "$(dirname "$to")"
+    if [ -e "$path" ] || [ -L "$path" ]; then cp -a "$path" "$to"; else mkdir -p "$to" && : >"$to/.absent"; fi
+  done
+  sync -f "$folder"
+  mv -T "$folder/before.part" "$folder/before"
+}
+
+make_restored() { # TREE PATH OWNER GROUP MODE   as the tree has it; what it has not is left alone
+  local from=$CONFIGURATION/$APPLICATION/$1$2 aside=$2.fab-releases.$BASHPID
+  if [ -e "$from/.absent" ]; then
+    make_absent "$2"
+  elif [ -f "$from" ] && [ ! -L "$from" ]; then
+    keep "$2"
+    mkdir -p "$(dirname "$2")"
+    rm -f "$aside"
+    (umask 077 && set -C && cat "$from" >"$aside")
+    chown -h "$3:$4" "$aside"
+    chmod "$5" "$aside"
+    sync "$aside"
+    mv -T "$aside" "$2"
+  fi
+}
+
+as_it_was() { # PATH...   undo: what was there before this run, with its owner and mode
+  local path from
+  for path in "$@"; do
+    from=$CONFIGURATION/$APPLICATION/before$path
+    if [ -e "$from/.absent" ]; then
+      make_absent "$path"
+    elif [ -e "$from" ] || [ -L "$from" ]; then
+      keep "$path"
+      cp -a --remove-destination "$from" "$path.fab-releases.$BASHPID"
+      mv -T "$path.fab-releases.$BASHPID" "$path"
+    fi
+  done
+}
+
+restart_live() { # connections wait in the socket of the web processes; workers finish what they have in hand
+  local id service
+  id=$(current_id)
+  [ -n "$id" ] || return 0
+  systemctl daemon-reload
+  : >"$CONFIGURATION/$APPLICATION/restarted"
+  for service in $(services_of worker); do systemctl restart --no-block "$(unit "$service" "$id")"; done
+  for service in $(services_of beat); do systemctl restart --no-block "$(unit "$service" '')"; done
+  sleep 1 # they were only asked to
+  for service in $(services_of web); do
+    systemctl restart "$(unit "$service" "$id")" || not_well "$id" "$service" "does not start with it" "its last lines are above"
+  done
+}
+
+site_answers() { # USER REQUEST_JSON   by the program of the release, which is not root's: so not as root
+  local id said status=0
+  id=$(current_id)
+  [ -n "$id" ] && [ -n "$2" ] || return 0
+  said=$(runuser -u "$1" -- python3 -IS "$RELEASES/$id/.release/probe.py" "$2") || status=$?
+  [ "$status" = 0 ] || { printf '%s\n' "$said"; die "the site is not well with it" "the line above says why; fab logs"; }
+}
+
+restored() { # from here on --undo goes back to what was before this run
+  local folder=$CONFIGURATION/$APPLICATION
+  rm -rf "$folder/kept.old"
+  if [ -d "$folder/kept" ]; then mv -T "$folder/kept" "$folder/kept.old"; fi
+  mv -T "$folder/before" "$folder/kept"
+  date -u '+%F %T UTC' >"$folder/kept.until"
+  rm -rf "$folder/kept.old" "$folder/wanted" "$folder/restarted"
+}
+
+drop_wanted() { rm -rf "$CONFIGURATION/$APPLICATION/wanted"; }
+
+given_up() { # undo: the services run with what is there again
+  local folder=$CONFIGURATION/$APPLICATION
+  if [ -e "$folder/restarted" ]; then restart_live; fi
+  if [ -d "$folder/kept.old" ] && [ ! -d "$folder/kept" ]; then mv -T "$folder/kept.old" "$folder/kept"; fi
+  rm -rf "$folder/before" "$folder/before.part" "$folder/before.run" "$folder/wanted" "$folder/restarted"
+}

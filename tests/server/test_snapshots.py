@@ -1,0 +1,285 @@
+"""Uploads and configuration put back by date: as they were then, and never worse than before."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.config.load import load, stage
+from tasks.remote import files
+from tests.servers.shop import Shop
+
+from .conftest import await_page
+
+pytestmark = pytest.mark.server
+MEDIA = "/srv/pos/shared/media"
+BESIDE = "/srv/pos/shared/.fab-restore"
+SITE = "/etc/nginx/sites-available/pos"
+UNIT = "'/etc/systemd/system/pos-web@.service'"
+VARIABLES = "/srv/pos/shared/.env.production"
+MORE = '[backup]\nrepository = "/srv/vault/pos"\n'
+
+
+@pytest.fixture(scope="module")
+def shop(shop: Shop) -> Shop:
+    """Three receipts and the configuration were sent away; provisioning's part of it is done by hand, for time."""
+    shop.configure(MORE)
+    install = "apt-get -q update && apt-get -q -y install --no-install-recommends restic"
+    shop.server.run(install, timeout=200)
+    shop.server.put("/etc/fab-releases/pos.key", "a key\n", 0o600)
+    shop.server.put("/etc/fab-releases/pos.env", "", 0o600)
+    here = stage(load(shop.folder / "releases.toml"))
+    shop.server.put("/usr/local/lib/fab-releases/pos-offsite", files.render("offsite", here), 0o755)
+    receipts = f"{MEDIA}/receipts"
+    shop.server.run(
+        f"mkdir -p {receipts}; for i in 1 2 3; do echo sale $i >{receipts}/$i.txt; done; touch {receipts}/scan.part; "
+        f"ln -s 1.txt {receipts}/first; chown -hR 4242:4242 {receipts}"  # as a server where accounts have other numbers
+    )
+    shop.server.run("/usr/local/lib/fab-releases/pos-offsite", timeout=120)
+    shop.server.run(f"chown -hR app:www-data {MEDIA}")
+    return shop
+
+
+@pytest.fixture
+def spoiled(shop: Shop) -> Iterator[Shop]:
+    """Since then one receipt was deleted, one overwritten, one added."""
+    shop.configure(MORE)
+    shop.server.run(
+        f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:www-data 4.txt"
+    )
+    yield shop
+    shop.fab("restore-media", "--date", "latest", "--leave-out", "--yes")
+    shop.server.run(f"rm -rf {BESIDE}")
+
+
+def send_away(shop: Shop) -> str:
+    """One more of this day, of which the timer would keep the last alone; its name."""
+    restic(shop, "backup --host pos --tag fab-releases /etc /srv/pos/shared")
+    return str(json.loads(restic(shop, "snapshots --json latest"))[0]["short_id"])
+
+
+def restic(shop: Shop, words: str) -> str:
+    said = "RESTIC_PASSWORD_FILE=/etc/fab-releases/pos.key restic --quiet -r /srv/vault/pos"
+    return shop.server.run(f"{said} {words}", timeout=120).stdout
+
+
+def receipts(shop: Shop) -> str:
+    """Names and contents, with owner and mode."""
+    return shop.server.run(f"cd {MEDIA}/receipts && stat -c '%n %U:%G %a' * && cat *.txt").stdout
+
+
+def test_uploads_of_another_day_come_back_and_todays_are_lost(spoiled: Shop) -> None:
+    """What would change is shown first; owners by name; --undo and back again; nothing is left but what is kept."""
+    before = receipts(spoiled)
+    shown = spoiled.fab("restore-media", "--date", "latest", check=2).stderr
+    for line in ("1 come back: receipts/2.txt", "1 go: receipts/4.txt", "1 change: receipts/1.txt"):
+        assert line in shown
+    assert receipts(spoiled) == before
+    told = spoiled.fab("restore-media", "--date", "latest", "--yes")
+    restored = receipts(spoiled)
+    assert "sale 1\nsale 2\nsale 3" in restored
+    assert "4.txt" not in restored
+    assert "scan.part" in restored
+    assert all(" app:www-data " in line for line in restored.splitlines() if "txt " in line)
+    assert "0.0 h ago" in told.stderr
+    for expected in (before, restored, before):
+        spoiled.fab("restore-media", "--undo", "--yes")
+        assert receipts(spoiled) == expected
+    assert spoiled.server.run(f"ls {BESIDE}").stdout.split() == ["kept"]
+    journal = spoiled.server.run("tail -n 4 /srv/pos/.releases/journal.jsonl; stat -c %U /srv/pos/.releases/*.jsonl")
+    assert [json.loads(line)["event"] for line in journal.stdout.splitlines()[:4]] == ["restored"] * 4
+    assert journal.stdout.splitlines()[4] == "deploy"
+
+
+def test_a_snapshot_plants_a_link_a_program_of_roots_or_a_pipe(spoiled: Shop) -> None:
+    """Each refused by its name before anything live is touched; --leave-out brings the rest back, and none of them."""
+    run = spoiled.server.run
+    before = receipts(spoiled)
+    run(f"mv {MEDIA}/receipts /root/now; mkdir {MEDIA}/receipts; cd {MEDIA}/receipts; echo 5 >5.txt")
+    run(f"cd {MEDIA}/receipts; ln -s ../../.env.production evil")
+    first = send_away(spoiled)
+    run(f"cd {MEDIA}/receipts; cp /bin/true suid; chmod 4755 suid; mkfifo pipe")
+    second = send_away(spoiled)
+    run(f"rm -r {MEDIA}/receipts; mv /root/now {MEDIA}/receipts")
+    refused = spoiled.fab("restore-media", "--date", "latest", "--yes", check=4)
+    assert "receipts/pipe" in refused.stderr
+    assert "receipts/suid" in refused.stderr
+    restic(spoiled, f"forget {second}")
+    assert "receipts/evil" in spoiled.fab("restore-media", "--date", "latest", "--yes", check=1).stderr
+    assert receipts(spoiled) == before
+    spoiled.fab("restore-media", "--date", "latest", "--yes", "--leave-out")
+    assert run(f"ls -A {MEDIA}/receipts").stdout.split() == ["5.txt"]
+    restic(spoiled, f"forget {first}")
+
+
+def test_an_old_configuration_breaks_the_shop(shop: Shop) -> None:
+    """By date: the diff, of variables their names only; live and in use; undone; and one that is refused, or does not
+    work, is put back.
+    """
+    run = shop.server.run
+    state = f"cat {SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos; stat -c '%n %U:%G %a' {SITE} {UNIT} {VARIABLES}"
+    shop.configure(MORE)
+    then = run(state).stdout
+    run(f"echo '# by hand' >>{SITE}; sed -i s/ProtectHome=yes/ProtectHome=no/ {UNIT}; rm /etc/sudoers.d/pos")
+    run(f"sed -i s/^POS_SLOW=1/POS_SLOW=hush/ {VARIABLES}; echo ADDED=hush >>{VARIABLES}")
+    before = run(f"{state}; true", check=False).stdout
+    shown = shop.fab("restore-config", "--date", "latest", check=2).stderr
+    assert "-# by hand" in shown
+    assert "+ProtectHome=yes" in shown
+    assert "go: ADDED; change: POS_SLOW" in shown
+    assert "hush" not in shown
+    shop.fab("restore-config", "--date", "latest", "--yes")
+    assert run(state).stdout == then
+    assert "POS_SLOW=1" in environment(shop)
+    shop.fab("restore-config", "--undo", "--yes")
+    assert run(f"{state}; true", check=False).stdout == before
+    assert "POS_SLOW=hush" in environment(shop)
+    shop.fab("restore-config", "--undo", "--yes")
+    run(f"sed -i s/pos:pos@/pos:outdated@/ {VARIABLES}; echo '# then' >>{SITE}")
+    snapshot = send_away(shop)
+    run(f"sed -i s/pos:outdated@/pos:pos@/ {VARIABLES}")
+    before = run(state).stdout
+    assert "not well" in shop.fab("restore-config", "--date", "latest", "--yes", check=5).stderr
+    assert run(state).stdout == before
+    assert json.loads(shop.get())["ok"] is True
+    restic(shop, f"forget {snapshot}")
+    assert run("ls -A /var/lib/fab-releases/begun").stdout == ""
+
+
+def environment(shop: Shop) -> str:
+    """Of the web processes that run."""
+    pid = f"$(systemctl show -p MainPID --value pos-web@{shop.current()}.service)"
+    return shop.server.run(f"tr '\\0' '\\n' </proc/{pid}/environ").stdout
+
+
+@pytest.mark.nightly
+def test_a_site_that_nginx_refuses_goes_live(shop: Shop) -> None:
+    shop.server.run(f"cp -a {SITE} /root/site; echo 'nonsense;' >>{SITE}")
+    snapshot = send_away(shop)
+    shop.server.run(f"cp -a /root/site {SITE}")
+    assert "nonsense" in shop.fab("restore-config", "--date", "latest", "--yes", check=1).stderr
+    shop.server.run(f"cmp {SITE} /root/site && nginx -q -t")
+    restic(shop, f"forget {snapshot}")
+
+
+@pytest.mark.nightly
+def test_a_repository_that_cannot_be_opened_touches_something(spoiled: Shop) -> None:
+    """Not configured, with another key, or away: one sentence with the next step."""
+    before = receipts(spoiled)
+    spoiled.configure()
+    for verb in ("restore-media", "restore-config"):
+        assert "[backup] repository is not set" in spoiled.fab(verb, "--date", "latest", "--yes", check=2).stderr
+    spoiled.configure(MORE)
+    run = spoiled.server.run
+    for spoil, mend in (
+        ("mv /srv/vault/pos /srv/vault/away", "mv /srv/vault/away /srv/vault/pos"),
+        ("echo wrong >/etc/fab-releases/pos.key", "echo a key >/etc/fab-releases/pos.key"),
+        ("mv /etc/fab-releases/pos.key /root/key", "mv /root/key /etc/fab-releases/pos.key"),
+    ):
+        run(spoil)
+        for verb in ("restore-media", "restore-config"):
+            refused = spoiled.fab(verb, "--date", "latest", "--yes", check=4)
+            assert "/srv/vault/pos" in refused.stderr
+            assert "hint" in refused.stderr
+        run(mend)
+    assert receipts(spoiled) == before
+    assert "no snapshot at or before" in spoiled.fab("restore-media", "--date", "-3d", "--yes", check=4).stderr
+    assert "not in shared_dirs" in spoiled.fab("restore-media", "--date", "latest", "--path", "../etc", check=2).stderr
+
+
+@pytest.mark.nightly
+def test_a_killed_restore_leaves_half_the_uploads(spoiled: Shop) -> None:
+    """kill -9 of fab and of what it began, at random moments: all uploads are of then, or all of now."""
+    chance = random.Random(6)
+    run = spoiled.server.run
+    now = receipts(spoiled)
+    spoiled.fab("restore-media", "--date", "latest", "--yes")
+    then = receipts(spoiled)
+    seen = set()
+    for _ in range(12):
+        begun = spoiled.start("restore-media", "--date", "latest", "--yes", "--wait", "1m")
+        time.sleep(chance.uniform(1.0, 6.0))
+        run("pgrep -f 'python3 -IS -c' | xargs -r kill -9; pgrep -x restic | xargs -r kill -9; true")
+        begun.send_signal(signal.SIGKILL)
+        begun.wait()
+        assert receipts(spoiled) in (now, then)
+        seen |= set(run(f"ls -A {BESIDE}").stdout.split())
+    print(f"\n  left behind in 12 deaths: {sorted(seen)}")
+    spoiled.fab("restore-media", "--date", "latest", "--yes", "--wait", "1m")
+    assert receipts(spoiled) == then
+    assert run(f"ls -A {BESIDE}").stdout.split() == ["kept"]
+
+
+@pytest.mark.nightly
+def test_a_killed_restore_leaves_half_a_configuration(shop: Shop) -> None:
+    """The next run takes back what the killed one had begun, before it does anything."""
+    chance = random.Random(7)
+    run = shop.server.run
+    state = f"cat {SITE} {VARIABLES}"
+    then = run(state).stdout
+    for _ in range(8):
+        run(f"echo '# by hand' >>{SITE}; echo ADDED=yes >>{VARIABLES}")
+        begun = shop.start("restore-config", "--date", "latest", "--yes", "--wait", "1m")
+        time.sleep(chance.uniform(3.0, 9.0))
+        begun.send_signal(signal.SIGKILL)
+        begun.wait()
+        shop.fab("restore-config", "--date", "latest", "--yes", "--wait", "1m")
+        assert run(state).stdout == then
+        assert json.loads(shop.get())["ok"] is True
+        left = run("cd /var/lib/fab-releases && ls -A begun configuration/pos").stdout
+        assert not {"before", "wanted", "restarted"} & set(left.split())
+
+
+@pytest.mark.nightly
+def test_a_full_disk_takes_the_uploads_with_it(spoiled: Shop) -> None:
+    """Too little room is refused beforehand; a disk that fills meanwhile ends the run: the uploads are untouched."""
+    before = receipts(spoiled)
+    text = (spoiled.folder / "releases.toml").read_text()
+    (spoiled.folder / "releases.toml").write_text(text.replace('branch = "main"', 'minimum_free = "900000GB"'))
+    assert "MB are free" in spoiled.fab("restore-media", "--date", "latest", "--yes", check=4).stderr
+    spoiled.configure(MORE)
+    spoiled.server.run(f"head -c 300000 /dev/urandom >{MEDIA}/large && chown app: {MEDIA}/large")
+    snapshot = send_away(spoiled)
+    spoiled.server.run(
+        f"rm {MEDIA}/large; mkdir -pm 700 {BESIDE} && mount -t tmpfs -o size=100k,mode=700 tmpfs {BESIDE}"
+    )
+    try:
+        assert "space" in spoiled.fab("restore-media", "--date", "latest", "--yes", check=1).stderr
+        assert spoiled.server.run(f"ls -A {BESIDE}").stdout == ""
+    finally:
+        spoiled.server.run(f"umount {BESIDE}")
+        restic(spoiled, f"forget {snapshot}")
+    assert receipts(spoiled) == before
+
+
+@pytest.mark.nightly
+def test_users_get_404_while_uploads_are_exchanged(spoiled: Shop) -> None:
+    """A receipt that is in both is read without a pause, through three exchanges."""
+    spoiled.server.run(
+        "cat >/root/read.sh <<'EOF'\nwhile [ ! -e /root/stop ]; do curl -s -o /dev/null -w '%{http_code}\\n' -m 5 "
+        "-H 'Host: pos.test' http://127.0.0.1/media/receipts/3.txt; done >/root/answers\nEOF\n"
+        "rm -f /root/stop; nohup bash /root/read.sh >/dev/null 2>&1 &"
+    )
+    spoiled.fab("restore-media", "--date", "latest", "--yes")
+    for _ in range(2):
+        spoiled.fab("restore-media", "--undo", "--yes")
+    answers = spoiled.server.run("touch /root/stop; sleep 1; sort /root/answers | uniq -c").stdout
+    print(f"\n  {answers.strip()}")
+    assert set(answers.split()[1::2]) == {"200"}
+    await_page(spoiled)
+
+
+@pytest.mark.nightly
+def test_uploads_that_are_gone_altogether_cannot_come_back(spoiled: Shop) -> None:
+    spoiled.server.run(f"rm -rf {MEDIA}")
+    spoiled.fab("restore-media", "--date", "latest", "--yes", "--path", "media")
+    assert "sale 2" in receipts(spoiled)
+    spoiled.server.run(f"rm {MEDIA}/receipts/3.txt; echo kept >{MEDIA}/other; chown app: {MEDIA}/other")
+    spoiled.fab("restore-media", "--date", "latest", "--yes", "--path", "media/receipts")
+    assert "sale 3" in receipts(spoiled)
+    assert spoiled.server.run(f"cat {MEDIA}/other").stdout == "kept\n"
