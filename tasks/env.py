@@ -134,7 +134,9 @@ def diff(context: invoke.Context, file: str = "", stage: str = "", json: bool = 
     for host, content in found.items():
         values(here, content, f"{host}: {_place(here)}")
     if json:
-        _print_json(here, _differences(here, found, given), compared_with=file or ("source" if given is not None else first))
+        _print_json(
+            here, _differences(here, found, given), compared_with=file or ("source" if given is not None else first)
+        )
         return
     for host, content in found.items():
         if given is not None:

@@ -14,7 +14,9 @@ import pytest
 
 from tasks.model import errors
 from tasks.model.event import Event, PlanFinished
-from tasks.report import outcome, pages, paper, webhook
+from tasks.model.machine import Drift, Thing
+from tasks.model.shell import Script
+from tasks.report import drift, outcome, pages, paper, webhook
 from tasks.report.jsonl import Jsonl, name
 
 from .test_report_stories import STORIES, deploy
@@ -100,3 +102,10 @@ def test_the_page_of_exit_codes_says_what_the_program_does() -> None:
 def test_every_exit_code_has_a_word_and_an_advice() -> None:
     assert errors.EXIT_CODES.keys() == outcome.RESULTS.keys() == pages.ADVICE.keys()
     assert len(set(outcome.RESULTS.values())) == len(outcome.RESULTS)
+
+
+def test_a_thing_that_differs_on_a_server_is_documented() -> None:
+    thing = Thing("file /etc/x", ("look_file", "/etc/x"), "root:root 644\na\n", Script())
+    (told,) = drift.to_json({"web1": (Drift("nginx", thing, "root:root 644\nb"),)})
+    agrees(told, "A thing that differs")
+    assert told["diff"][-2:] == ["-b", "+a"]

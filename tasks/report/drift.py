@@ -9,6 +9,7 @@ from ..model.machine import Drift
 from .words import clean
 
 Drifts = Mapping[str, tuple[Drift, ...]]
+MEANING = "- is there now, + is what releases.toml says: fab provision makes it so"
 MOST_LINES = 40
 """Of one file; the rest is counted."""
 

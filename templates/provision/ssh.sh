@@ -2,9 +2,17 @@
 # sshd: what one file of ours says, which comes before all others.
 
 look_sshd() { # NAME SETTING...   those in use: a file that is read before ours, or a missing Include, would show
-  local name=$1
+  local name=$1 setting all now
   shift
-  { sshd -T 2>/dev/null | sed 's/without-password$/prohibit-password/' | grep -ixF "$(printf '%s\n' "$@")" || true; } | sort | found "$name"
+  all=$(sshd -T 2>/dev/null | sed 's/without-password$/prohibit-password/') || true
+  for setting in "${@,,}"; do
+    now=$(grep -m 1 "^${setting%% *} " <<<"${all,,}") || continue
+    if [ "$now" = "$setting" ]; then echo "$now"; else echo "$now  # $(says_it "${setting%% *}")"; fi
+  done | sort | found "$name"
+}
+
+says_it() { # SETTING   the file that sshd reads first of those that have it
+  grep -liE "^\s*$1\s" /etc/ssh/sshd_config.d/*.conf /etc/ssh/sshd_config 2>/dev/null | head -n 1
 }
 
 sshd_until_proven() { # PATH   of our file, as it is now

@@ -528,6 +528,9 @@ def test_another_file_overrules_ours(shop: Shop) -> None:
     shop.server.put("/etc/ssh/sshd_config.d/05-cloud.conf", "PasswordAuthentication yes\n")
     named = json.loads(shop.fab("provision", "--check", "--json", check=1).stdout)
     assert [one["thing"] for one in named] == ["settings of sshd"]
+    assert "-passwordauthentication yes  # /etc/ssh/sshd_config.d/05-cloud.conf" in named[0]["diff"]
+    shown = shop.fab("provision", "--check", check=1).stdout
+    assert shown.endswith("- is there now, + is what releases.toml says: fab provision makes it so\n")
 
 
 # --- other systems ---

@@ -175,7 +175,7 @@ def _environment(stage: Stage, host: Host, seeds: Seeds) -> Thing:
     path, mode = stage.layout.shared / stage.environment.file, "640"
     text: Word = seeds.environment or Secret(first_environment(stage, seeds))
     return Thing(
-        f"file {path}",
+        f"environment file {path}",
         ("look_owner", path),
         f"regular file, {host.user}:{stage.app_user} {mode}",
         script(("make_environment", path, host.user, stage.app_user, mode, text)),
