@@ -334,6 +334,19 @@ def test_a_checkout_that_cannot_be_adopted(more: str, says: list[str]) -> None:
     assert sorted(line.split(": ", 1)[1].removeprefix("stages.production.") for line in found) == sorted(says)
 
 
+ARCHIVE = 'backup.engine = "pgbackrest"\n'
+
+
+def test_an_archive_of_a_database_that_is_not_there() -> None:
+    assert stage(read(GOOD + ARCHIVE)).is_archived
+    (line,) = wrong(GOOD + ARCHIVE + "provision.postgresql = false\n")
+    assert "backup.engine: " in line
+    assert "needs a PostgreSQL that `fab provision` sets up" in line
+    hosts = '[{name="a", address="10.0.0.1"}, {name="b", address="10.0.0.2", roles=["postgresql"]}]'
+    (line,) = wrong(re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + ARCHIVE)
+    assert "needs PostgreSQL on the host that migrates (a)" in line
+
+
 def test_an_authority_would_ask_one_of_two_hosts() -> None:
     hosts = '[{name="a", address="x"}, {name="b", address="y"}]'
     text = re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + 'domain = "pos.test"\n'
@@ -345,6 +358,7 @@ def test_an_authority_would_ask_one_of_two_hosts() -> None:
 def test_a_sandbox_that_shares_the_certificate_of_production_still_works() -> None:
     text = re.sub(r"hosts = .*", 'hosts = [{ name = "here", transport = "local" }]', GOOD)
     read(text + CERTBOT)
+    assert not stage(read(text + 'manager = "supervisor"\n' + ARCHIVE)).is_archived
 
 
 def test_a_sandbox_lies_beside_the_file_wherever_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

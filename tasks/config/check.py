@@ -247,11 +247,9 @@ def encryption(stage: Stage) -> Iterator[Problem]:
 
 def archive(stage: Stage) -> Iterator[Problem]:
     where = ("backup", "engine")
-    if stage.backup.engine == "dump" or not stage.hosts:
+    if stage.backup.engine == "dump" or not stage.hosts or local(stage):
         return
-    if local(stage):
-        yield Problem(where, '"pgbackrest" needs a server: the sandbox has dumps only')
-    elif not stage.has_postgresql:
+    if not stage.has_postgresql:
         yield Problem(where, '"pgbackrest" needs a PostgreSQL that `fab provision` sets up: [provision] postgresql')
     elif stage.database_host != stage.primary:
         yield Problem(where, f'"pgbackrest" needs PostgreSQL on the host that migrates ({stage.primary.name})')

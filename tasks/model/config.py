@@ -323,7 +323,7 @@ class Stage(Topology):
     @property
     def is_archived(self) -> bool:
         """Whether its database can be put back as it was at any second."""
-        return self.backup.engine == "pgbackrest" and self.has_postgresql
+        return self.backup.engine == "pgbackrest" and self.has_postgresql and self.manager == "systemd"
 
     @property
     def has_bouncer(self) -> bool:
