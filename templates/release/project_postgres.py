@@ -160,8 +160,9 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
         preflight.check_holders(connection, live, PATIENCE)
         lost = [*owners_lost(connection, manifest), *carry_properties(connection, live, beside)]
         promise(kept)
-        swap(connection, live, beside, kept, hold)
-    return {"kept": kept, "rows": rows, "not_carried": lost}
+        remarks = swap(connection, live, beside, kept, hold)
+    remarks += [f"for want of rights it lacks: {one}" for one in lost]
+    return {"kept": kept, "rows": rows, "not_carried": lost, "remarks": remarks}
 
 
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
@@ -214,8 +215,8 @@ def undo(connection, kept: str, promise: Callable[[str], None], hold: str) -> di
         if not is_kept(connection, kept):
             raise Refused(f"There is no database {kept} that a restore kept.", "fab backups names the one there is.")
         promise(undone)
-        swap(connection, live, kept, undone, hold)
-    return {"kept": undone}
+        remarks = swap(connection, live, kept, undone, hold)
+    return {"kept": undone, "remarks": remarks}
 
 
 def is_kept(connection, name: str) -> bool:

@@ -15,40 +15,52 @@ from project_preflight import holders
 from project_sessions import fetch, maintenance, quote
 
 LOCK_WAIT = 5_000  # milliseconds a rename waits for the database, and newcomers behind it
-GRACE = 0.4  # seconds for what is under way to end by itself; newcomers wait that long
-LOOK = 0.02  # seconds between two looks at who is still inside
+GRACE = 0.7  # seconds for what is under way to end by itself; newcomers wait that long
+REST = 0.05  # seconds without a word after which a session is between two requests, most likely
+LOOK = 0.01  # seconds between two looks at who is still inside
 INSIDE = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)
     AND (%s OR state = 'idle' AND state_change < clock_timestamp() - make_interval(secs => %s))"""
+OLDEST = """
+    SELECT format('the transaction of %%s (session %%s, since %%s)', usename, pid, xact_start::timestamptz(0))
+    FROM pg_stat_activity WHERE datname = %s AND xact_start IS NOT NULL ORDER BY xact_start LIMIT 1"""
 HOLD_SECONDS = 15  # until systemd gives up asking
 
 
-def swap(connection, live: str, incoming: str, outgoing: str, hold: str = "") -> None:
-    """live becomes outgoing and incoming becomes live, in one transaction, while sessions are ended from another.
+def swap(connection, live: str, incoming: str, outgoing: str, hold: str = "") -> list[str]:
+    """live becomes outgoing and incoming becomes live. Returns what people should hear of."""
+    connection.close()
+    with closing(maintenance(connection)) as renamer, closing(maintenance(connection)) as ender:
+        with requests_held(hold, renamer, live) as remarks:
+            try:
+                rename(renamer, ender, live, incoming, outgoing)
+            except Error as error:
+                raise Refused(
+                    f"The swap was refused, and nothing was switched: {first_line(error)}", who_holds(connection, live)
+                ) from error
+    return remarks
+
+
+def rename(session, ender, live: str, incoming: str, outgoing: str) -> None:
+    """In one transaction, while sessions are ended from another.
 
     The first rename's lock keeps newcomers out, and PostgreSQL waits 5 s for those inside to go. ALLOW_CONNECTIONS
     false would shut them out as well, but cannot be in the transaction: killed in between, it would leave the live
     database closed to everybody. Here there is no state in between.
     """
-    connection.close()
     done = threading.Event()
-    with closing(maintenance(connection)) as renamer, closing(maintenance(connection)) as ender, requests_held(hold):
-        ender.inc_thread_sharing()
-        helper = threading.Thread(target=end_sessions, args=(ender, [live, incoming], done))
-        helper.start()
-        try:
-            fetch(renamer, f"SET lock_timeout = {LOCK_WAIT}")
-            fetch(renamer, "BEGIN")
-            fetch(renamer, f"ALTER DATABASE {quote(live)} RENAME TO {quote(outgoing)}")
-            fetch(renamer, f"ALTER DATABASE {quote(incoming)} RENAME TO {quote(live)}")
-            fetch(renamer, "COMMIT")
-        except Error as error:
-            raise Refused(
-                f"The swap was refused, and nothing was switched: {first_line(error)}", who_holds(connection, live)
-            ) from error
-        finally:
-            done.set()
-            helper.join()
+    ender.inc_thread_sharing()
+    helper = threading.Thread(target=end_sessions, args=(ender, [live, incoming], done))
+    helper.start()
+    try:
+        fetch(session, f"SET lock_timeout = {LOCK_WAIT}")
+        fetch(session, "BEGIN")
+        fetch(session, f"ALTER DATABASE {quote(live)} RENAME TO {quote(outgoing)}")
+        fetch(session, f"ALTER DATABASE {quote(incoming)} RENAME TO {quote(live)}")
+        fetch(session, "COMMIT")
+    finally:
+        done.set()
+        helper.join()
 
 
 def who_holds(connection, live: str) -> str:
@@ -65,23 +77,29 @@ def end_sessions(ender, databases: list[str], done: threading.Event) -> None:
     began = time.monotonic()
     while not done.wait(LOOK):
         try:
-            fetch(ender, INSIDE, [databases, time.monotonic() - began > GRACE, GRACE])
+            fetch(ender, INSIDE, [databases, time.monotonic() - began > GRACE, REST])
         except Error as error:
             say(f"ending sessions: {first_line(error)}")
 
 
 @contextmanager
-def requests_held(unit: str) -> Iterator[None]:
+def requests_held(unit: str, session, live: str) -> Iterator[list[str]]:
     """By pgBouncer, while `unit` runs; systemd lets them go on by itself when we cannot say so any more."""
     if not unit:
-        yield
+        yield []
         return
-    if not as_root("start", unit):
-        say("pgBouncer did not come to rest in time, so requests under way may fail")
+    held = as_root("start", unit)
     try:
-        yield
+        yield (
+            [] if held else [f"pgBouncer could not hold requests, so some may have failed: {who_works(session, live)}"]
+        )
     finally:
         as_root("stop", unit)
+
+
+def who_works(session, live: str) -> str:
+    oldest = fetch(session, OLDEST, [live])
+    return f"{oldest[0][0]} did not end" if oldest else "journalctl -u pgbouncer says why"
 
 
 def as_root(verb: str, unit: str) -> bool:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 
+from tasks.config.load import load as configuration
+from tasks.config.load import stage
+from tasks.remote.files import render
+from tasks.remote.machine import bouncer
 from tests.servers.shop import Shop
 
 from .conftest import put_back
-from .load import assert_none, load, sales
+from .load import Answer, Load, assert_none, load, sales
 
 pytestmark = pytest.mark.server
 
@@ -75,15 +81,71 @@ def test_users_stand_before_a_closed_shop_while_it_is_restored(fresh: Shop) -> N
         fresh.fab("restore-db", "--date", "latest", "--yes")
         swapped = time.monotonic()
         time.sleep(3)
-    failed = [one for one in users.answers if not one.ok]
-    worst = max(one.latency for one in users.answers)
-    print(f"\n  {len(failed)} failed of {len(users.answers)} at 30/s, the longest answer took {worst:.2f} s")
+    failed = tell(users)
     assert_none(one for one in users.answers if not one.ok and one.sent > swapped + 1)
     assert len(failed) <= 30, "more than a second's worth"
     stored = set(sales(fresh.server, users))
     late = {one.uid for one in users.answers if one.uid and one.ok and one.sent > swapped}
     assert late
     assert late <= stored
+
+
+def tell(users: Load) -> list[Answer]:
+    """The failed ones; what users saw of the swap is printed."""
+    failed = [one for one in users.answers if not one.ok]
+    quick = [one for one in users.answers if one.kind != "slow"]
+    moments = sorted(one.done for one in quick if one.ok)
+    gap = max(after - before for before, after in pairwise(moments))
+    worst = max(one.latency for one in quick)
+    print(f"\n  {len(failed)} failed of {len(users.answers)}, {gap:.2f} s without an answer, longest {worst:.2f} s")
+    return failed
+
+
+@pytest.fixture
+def pooled(fresh: Shop) -> Shop:
+    """pgBouncer before the database, from the files that fab provision writes."""
+    fresh.configure("[provision]\npgbouncer = true\n")
+    here, put, run = stage(configuration(fresh.folder / "releases.toml")), fresh.server.put, fresh.server.run
+    run("apt-get -q update && apt-get -q -y install --no-install-recommends pgbouncer", timeout=300)
+    settings = render("pgbouncer", here, listen="127.0.0.1", port=bouncer.PORT, users=bouncer.USERS)
+    put("/etc/pgbouncer/pgbouncer.ini", settings, mode=0o640, owner="postgres:postgres")
+    known = "select format('%I %I', rolname, rolpassword) from pg_authid where rolname = 'pos'"
+    put(bouncer.USERS, sql(fresh, known).replace("pos ", '"pos" ', 1), mode=0o640, owner="postgres:postgres")
+    (hold,) = bouncer.hold(here).items()
+    put(*hold)
+    fresh.install()
+    file = "/srv/pos/shared/.env.production"
+    run(f"sed -i 's/@[0-9.]*:5432/@127.0.0.1:6432/' {file} && echo DATABASE_DIRECT_PORT=5432 >> {file}")
+    run("systemctl restart pgbouncer")
+    fresh.fab("deploy", "--ref", "base", "--force", timeout=300)
+    return fresh
+
+
+@pytest.mark.nightly
+def test_a_pool_of_connections_does_not_help_in_a_restore(pooled: Shop) -> None:
+    """pgBouncer holds requests while the databases are renamed, and none of them fails."""
+    with load(pooled.server.address, rate=30) as users:
+        time.sleep(2)
+        told = pooled.fab("restore-db", "--date", "latest", "--yes").stderr
+        time.sleep(3)
+    assert "could not hold" not in told
+    assert tell(users) == []
+    assert sold(pooled) >= 3
+
+
+@pytest.mark.nightly
+def test_somebody_who_does_not_end_his_transaction_shuts_the_shop(pooled: Shop) -> None:
+    """PAUSE waits for him, and we do not: requests go on, also when the restore is killed."""
+    psql = "PGPASSWORD=pos psql -qAt -h 127.0.0.1 -p 6432 -U pos -d pos"
+    pooled.server.run(f"(echo 'begin; select 1;'; sleep 60) | {psql} >/dev/null 2>&1 &")
+    told = pooled.fab("restore-db", "--date", "latest", "--yes").stderr
+    assert re.search(r"pgBouncer could not hold requests.* the transaction of pos \(session", told)
+    assert json.loads(pooled.get())["database"] == "ok"
+    pooled.server.run("systemctl start pos-hold.service && systemctl kill -s KILL pos-hold.service")
+    assert json.loads(pooled.get())["database"] == "ok"
+    pooled.server.run("systemctl start pos-hold.service")
+    assert json.loads(pooled.get())["database"] == "ok", "requests wait for a restore that is dead"
+    assert pooled.server.run("sudo -n systemctl start ssh", user="deploy", check=False).returncode != 0
 
 
 DAMAGE = {

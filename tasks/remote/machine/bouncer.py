@@ -15,6 +15,10 @@ Look = Callable[..., tuple[Word, ...]]
 
 PORT = 6432
 USERS = "/etc/pgbouncer/userlist.txt"
+CONSOLE = f"/usr/bin/psql -XqAt -h /var/run/postgresql -p {PORT} -U pgbouncer -d pgbouncer -c"
+"""Who runs pgBouncer may say anything there without a password (pgbouncer(5), unix_socket_dir)."""
+PATIENCE, HELD = 5, 15
+"""Seconds that transactions under way have to end, and after which requests go on whatever happened."""
 
 
 def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
@@ -41,4 +45,22 @@ def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
             unit("pgbouncer.service"),
             use=("restart", "pgbouncer.service"),
         ),
+        *((_hold(stage),) if host == stage.primary else ()),
     )
+
+
+def _hold(stage: Stage) -> Part:
+    units = hold(stage)
+    return part(
+        "hold",
+        "Let restores hold requests",
+        *(file(path, text) for path, text in units.items()),
+        check=("units_verified", *units),
+        use=("reload_units",),
+    )
+
+
+def hold(stage: Stage) -> dict[str, str]:
+    """Path and text of the unit by which a restore pauses this one database: the console could do much more."""
+    text = files.render("systemd/hold.service", stage, console=CONSOLE, patience=PATIENCE, seconds=HELD)
+    return {f"/etc/systemd/system/{stage.application}-hold.service": text}
