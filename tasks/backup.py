@@ -105,7 +105,7 @@ def restore_db(
             if to_scratch:
                 return _to_scratch(at, chosen)
             plan, done = _forth(at, current, chosen, yes=yes or dry_run)
-        return show_plan(plan, json=json) if dry_run else at.perform(plan, done)
+        return show_plan(plan, json=json) if dry_run else at.perform(plan, done, timeout=HOURS)
 
 
 def _settled(at: Scene) -> str:
@@ -203,6 +203,7 @@ def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> st
     lines += [f"  {table}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
     lines += [f"  ... and {len(rows) - 20} more tables"] if len(rows) > 20 else []
     lines += ["  every table has as many rows as the backup"] if not rows else []
+    lines += [f"  for want of rights it will lack: {one}" for one in found.get("not_carried", ())]
     if missing:
         lines.append(f"  it is older than the live release: {', '.join(missing)} will be migrated right after")
     return "\n".join(lines)
