@@ -123,6 +123,8 @@ def _chosen(at: Scene, wanted: Moment) -> Snapshot:
         raise PreflightError(f"there is no snapshot at or before {wanted.said}; {has}", "fab backup sends one away")
     hours = (now() - chosen.taken).total_seconds() / 3600
     at.tell(Note(f"for {wanted.said}: snapshot {_named(chosen)}, {hours:.1f} h ago"))
+    if len(at.stage.app_hosts) > 1:
+        at.tell(Note(f"this is about {at.stage.primary.name}, whose files are sent away: other hosts keep theirs"))
     return chosen
 
 
@@ -218,7 +220,7 @@ def restore_config(
                 return 0
             _ask_about(at, pieces, found, tree, yes=yes or dry_run)
             current = at.facts[here.primary.name].current
-            plan = restoring.configuration(here, pieces, tree, current, who(), note, run=token_hex(4))
+            plan = restoring.configuration(here, pieces, tree, current, who(), note)
             if dry_run:
                 return show_plan(plan, json=json)
             return _carried_out(at, plan, note)
@@ -229,12 +231,14 @@ def restore_config(
 def _settle(at: Scene, every: tuple[Piece, ...], *, dry_run: bool) -> None:
     """What a run that died had begun is taken back first. FailedError where that does not work."""
     (host,) = at.sessions
-    if not must(ask(at.sessions[host], snapshots.state()), host).facts().get("unfinished"):
+    said = must(ask(at.sessions[host], snapshots.state()), host)
+    begun = {mark.words[0] for mark in said.marks if mark.kind == "begun"}
+    if not begun:
         return
     at.tell(Note("a restore of the configuration was cut off half-way: it is taken back first", host, warning=True))
     if dry_run:
         return
-    ending = execute(restoring.settled(at.stage, every), at.sessions, at.tell)
+    ending = execute(restoring.settled(at.stage, snapshots.only(every, begun)), at.sessions, at.tell)
     if ending.code:
         raise FailedError(ending.message, ending.hint)
 
@@ -292,7 +296,11 @@ def _told(at: Scene, path: str, tree: str) -> str:
     dialect = here.environment.format
     if dialect == "none":
         return "differs (only the application knows how it is written)"
-    now, then = (_variables(at, dialect, one) for one in ("", tree))
+    then = _variables(at, dialect, tree)
+    try:
+        now = _variables(at, dialect, "")
+    except FailedError as problem:
+        return f"the live one cannot be read ({problem.message}); {len(then)} variables come back"
     difference = variables.difference(now, then)
     kinds = (("come back", difference.added), ("go", difference.removed), ("change", difference.changed))
     return "; ".join(f"{verb}: {', '.join(names)}" for verb, names in kinds if names) or "comments or order differ"

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from tasks.model.backup import Backup
+from tasks.model.config import Environment, Host, Service, Stage
 from tasks.model.machine import Part
 from tasks.model.moment import moment
+from tasks.model.server import Provision
 from tasks.model.shell import script
 from tasks.model.snapshot import Snapshot, at_or_before
-from tasks.remote.snapshots import File, Piece, changed, make, missing
+from tasks.remote.snapshots import File, Piece, changed, make, missing, pieces
 
 PROGRAM = Path(__file__).parent.parent / "templates" / "provision" / "snapshots.py"
 FOLDERS = ("media", "uploads/photos")
@@ -277,3 +280,26 @@ def _close() -> Iterator[None]:
             os.close(int(number))
         except OSError:
             continue
+
+
+def test_configuration_leaves_out_what_opens_the_repository_or_shows_a_secret() -> None:
+    """Every file of ours in /etc; the key of the snapshots stays as it is, or the next restore could not read them."""
+    asked = Provision(ssh=True, fail2ban=True, upgrades=True, pgbouncer=True)
+    host = Host(name="one", address="203.0.113.10")
+    here = Stage(
+        name="production", application="pos", repository="/nowhere", deploy_to="/srv/pos", hosts=(host,),
+        domain="pos.test", environment=Environment(file=".env"), shared_files=("google.json",), provision=asked,
+        services={"web": Service(kind="web")}, backup=Backup(repository="/srv/vault"),
+    )  # fmt: skip
+    found = {file.path: file for piece in pieces(here, host, {"os": "debian 12"}) for file in piece.files}
+    assert {
+        *("/etc/nginx/sites-available/pos", "/etc/sudoers.d/pos", "/etc/systemd/system/pos-backup.timer"),
+        *("/etc/ssh/sshd_config.d/10-fab-releases.conf", "/etc/redis/redis.conf", "/srv/pos/shared/.env"),
+    } <= set(found)
+    assert all(path.startswith(("/etc/", "/srv/pos/shared/")) for path in found)
+    assert not [path for path in found if path.startswith("/etc/fab-releases/")]
+    secret = {path for path, file in found.items() if file.secret}
+    assert secret == {
+        *("/etc/redis/users.acl", "/etc/redis/redis.conf", "/etc/pgbouncer/userlist.txt"),
+        *("/srv/pos/shared/.env", "/srv/pos/shared/google.json"),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..model.config import Stage
 from ..model.plan import Phase, Plan, Step
 from ..remote import snapshots
+from ..remote.machine.proof import GUARDED
 from ..remote.snapshots import SERVED, Media, Piece
 
 
@@ -14,33 +15,32 @@ def media(media: Media, who: str, note: str) -> Plan:
         back = Step("exchange", "Exchange the folders", media.swap_back(who, note), media.unswap(), lasting=True)
         return _on_primary(media.stage, "restore-media", "Restore media", (back,))
     steps = (
-        Step("beside", f"Restore {media.snapshot} beside, check it", media.fill()),
+        Step("beside", f"Restore {media.snapshot} beside, check it", media.fill(), media.unswap()),
         Step("exchange", "Exchange the folders", media.swap(who, note), media.unswap(), lasting=True),
         Step("finish", "Remove what an earlier restore kept", media.finish()),
     )
     return _on_primary(media.stage, "restore-media", "Restore media", steps)
 
 
-def configuration(
-    stage: Stage, pieces: tuple[Piece, ...], tree: str, current: str, who: str, note: str, *, run: str
-) -> Plan:
+def configuration(stage: Stage, pieces: tuple[Piece, ...], tree: str, current: str, who: str, note: str) -> Plan:
     """`pieces` have the files that differ; `tree` is "wanted", or "kept" for the way back."""
-    steps = [
-        Step("keep", "Keep what is live", snapshots.keep(run, pieces), snapshots.given_up(), lasting=True),
-        *(
-            Step(one.part.name, f"Put back {one.part.name}", snapshots.make(one, tree), snapshots.unmake(one), True)
-            for one in pieces
-        ),
+    made = [
+        Step(one.part.name, f"Put back {one.part.name}", snapshots.make(one, tree), snapshots.unmake(one), lasting=True)
+        for one in pieces
     ]
+    steps = [Step("keep", "Keep what is live", snapshots.keep(pieces), snapshots.given_up(), lasting=True)]
+    steps += [step for step in made if step.name not in GUARDED]
     if current and any(one.part.name in SERVED for one in pieces):
         steps.append(Step("switch", "Restart the services with it", snapshots.restart(stage, current)))
     steps.append(Step("health", "Ask the site", snapshots.answers(stage, current)))
+    # What undoes itself unless a second connection comes in must not wait for services.
+    steps += [step for step in made if step.name in GUARDED]
     steps.append(Step("kept", "Record it, keep the way back", snapshots.restored(stage, who, note)))
     return _on_primary(stage, "restore-config", "Restore configuration", tuple(steps), current, visible=True)
 
 
 def settled(stage: Stage, pieces: tuple[Piece, ...]) -> Plan:
-    """What a run that died had begun is taken back."""
+    """What a run that died had begun is taken back; `pieces` have those files."""
     steps = (
         *(Step(one.part.name, f"Take back {one.part.name}", snapshots.unmake(one)) for one in pieces),
         Step("services", "Let services run with it", snapshots.given_up()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -170,7 +170,7 @@ def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:
 
 def looks(stage: Stage, pieces: tuple[Piece, ...], tree: str) -> Script:
     """Told as things are: under the file's name as it is, and under "then" and its name as `tree` has it."""
-    calls: list[tuple[Word, ...]] = [("look_configuration",)]
+    calls: list[tuple[Word, ...]] = []
     for file in (file for piece in pieces for file in piece.files):
         if file.secret:
             calls.append(("look_digest", file.name, file.path))
@@ -182,8 +182,15 @@ def looks(stage: Stage, pieces: tuple[Piece, ...], tree: str) -> Script:
 
 
 def state() -> Script:
-    """Answers facts: unfinished, kept; each only where there is something."""
+    """Marks `begun` with the path of each file that a run which died had begun with; a fact `kept`, until when what
+    --undo brings back was live.
+    """
     return script(("look_configuration",))
+
+
+def only(pieces: tuple[Piece, ...], paths: Collection[str]) -> tuple[Piece, ...]:
+    less = (replace(piece, files=tuple(file for file in piece.files if file.path in paths)) for piece in pieces)
+    return tuple(piece for piece in less if piece.files)
 
 
 def read(stage: Stage, tree: str = "") -> Script:
@@ -222,8 +229,8 @@ def drop() -> Script:
 # --- as parts of a plan
 
 
-def keep(run: str, pieces: tuple[Piece, ...]) -> Script:
-    return script(("keep_configuration", run, *(file.path for piece in pieces for file in piece.files)))
+def keep(pieces: tuple[Piece, ...]) -> Script:
+    return script(("keep_configuration", *(file.path for piece in pieces for file in piece.files)))
 
 
 def make(piece: Piece, tree: str) -> Script:

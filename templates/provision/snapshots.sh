@@ -3,23 +3,26 @@
 
 CONFIGURATION=/var/lib/fab-releases/configuration # root's alone; a folder for each application, with wanted/, before/ and kept/
 
+# An exchange is short and must not be left half-way: it is deaf to a stop, and the script obeys when it has ended, so that
+# an undo never meets what it undoes.
 snapshot() { # PROGRAM VERB JSON   its last line that is JSON is the answer
-  local line status=0
+  local said line status=0 stopped='' deaf=:
+  case $2 in swap | swap-back | unswap | finish) deaf="trap '' TERM INT HUP PIPE" && trap 'stopped=143' TERM INT HUP ;; esac
+  said=$(eval "$deaf"; exec python3 -IS -c "$1" "$2" "$3" 2>&1 3>&-) || status=$?
+  trap - TERM INT HUP
   ANSWER=
   while IFS= read -r line; do
     case $line in
-      'exit '[0-9]*) status=${line#exit } ;;
       '{'*) ANSWER=$line ;;
       'warning '*) warn "${line#warning }" ;;
       *) printf '%s\n' "$line" ;;
     esac
-  done < <(
-    set +e
-    python3 -IS -c "$1" "$2" "$3" 2>&1 3>&-
-    printf '\nexit %d\n' "$?"
-  )
+  done <<<"$said"
+  [ -z "$stopped" ] || exit "$stopped"
   fact snapshot "$ANSWER"
-  [ "$status" = 0 ] || die "$(answer error)" "$(answer hint)"
+  if [ "$status" = 0 ]; then return; fi
+  line=$(answer error)
+  die "${line:-$2 ended with status $status: $(tail -n 1 <<<"$said")}" "$(answer hint)"
 }
 
 # By its owner: root does not write where somebody else could have put a link.
@@ -52,19 +55,19 @@ look_digest() { # NAME PATH   of what nobody is to see
   { if [ -e "$2/.absent" ]; then echo absent; elif [ -f "$2" ]; then sha256sum <"$2"; fi; } | found "$1"
 }
 
-look_configuration() { # tells what a run that died left, and what --undo would bring back
-  local folder=$CONFIGURATION/$APPLICATION
-  if [ -d "$folder/before" ]; then fact unfinished "$(cat "$folder/before.run" 2>/dev/null || echo unknown)"; fi
+look_configuration() { # tells which files a run that died had begun with, and until when what --undo brings back was live
+  local folder=$CONFIGURATION/$APPLICATION path
+  while IFS= read -r path; do mark begun "${path%/.absent}"; done < <(
+    if [ -d "$folder/before" ]; then find "$folder/before" ! -type d -printf '/%P\n'; fi
+  )
   if [ -d "$folder/kept" ]; then fact kept "$(cat "$folder/kept.until" 2>/dev/null || echo before)"; fi
 }
 
-keep_configuration() { # RUN PATH...   as they are now: complete, or not there
+keep_configuration() { # PATH...   as they are now: complete, or not there
   local folder=$CONFIGURATION/$APPLICATION path to
   (umask 077 && mkdir -p "$folder")
   rm -rf "$folder/before.part"
   (umask 077 && mkdir "$folder/before.part")
-  printf '%s\n' "$1" >"$folder/before.run"
-  shift
   for path in "$@"; do
     to=$folder/before.part$path
     mkdir -p "$(dirname "$to")"
@@ -141,5 +144,5 @@ given_up() { # undo: the services run with what is there again
   local folder=$CONFIGURATION/$APPLICATION
   if [ -e "$folder/restarted" ]; then restart_live; fi
   if [ -d "$folder/kept.old" ] && [ ! -d "$folder/kept" ]; then mv -T "$folder/kept.old" "$folder/kept"; fi
-  rm -rf "$folder/before" "$folder/before.part" "$folder/before.run" "$folder/wanted" "$folder/restarted"
+  rm -rf "$folder/before" "$folder/before.part" "$folder/wanted" "$folder/restarted"
 }

@@ -41,7 +41,7 @@ def shop(shop: Shop) -> Shop:
         f"ln -s 1.txt {receipts}/first; chown -hR 4242:4242 {receipts}"  # as a server where accounts have other numbers
     )
     shop.server.run("/usr/local/lib/fab-releases/pos-offsite", timeout=120)
-    shop.server.run(f"chown -hR app:www-data {MEDIA}")
+    shop.server.run(f"chown -hR app:www-data {MEDIA}; cp -a {MEDIA} /root/media")
     return shop
 
 
@@ -53,8 +53,16 @@ def spoiled(shop: Shop) -> Iterator[Shop]:
         f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:www-data 4.txt"
     )
     yield shop
-    shop.fab("restore-media", "--date", "latest", "--leave-out", "--yes")
-    shop.server.run(f"rm -rf {BESIDE}")
+    shop.server.run(f"rm -rf {BESIDE} {MEDIA}; cp -a /root/media {MEDIA}")
+
+
+@pytest.fixture
+def configured(shop: Shop) -> Iterator[Shop]:
+    shop.configure(MORE)
+    kept = f"{SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos"
+    shop.server.run(f"rm -rf /root/etc; mkdir /root/etc; cp -a --parents {kept} /root/etc")
+    yield shop
+    shop.server.run("cp -a /root/etc/* /; systemctl daemon-reload; nginx -q -t && systemctl reload nginx")
 
 
 def send_away(shop: Shop) -> str:
@@ -117,35 +125,32 @@ def test_a_snapshot_plants_a_link_a_program_of_roots_or_a_pipe(spoiled: Shop) ->
     restic(spoiled, f"forget {first}")
 
 
-def test_an_old_configuration_breaks_the_shop(shop: Shop) -> None:
-    """By date: the diff, of variables their names only; live and in use; undone; and one that is refused, or does not
-    work, is put back.
-    """
-    run = shop.server.run
-    state = f"cat {SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos; stat -c '%n %U:%G %a' {SITE} {UNIT} {VARIABLES}"
-    shop.configure(MORE)
-    then = run(state).stdout
+STATE = f"cat {SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos; stat -c '%n %U:%G %a' {SITE} {UNIT} {VARIABLES}"
+
+
+def test_an_old_configuration_breaks_the_shop(configured: Shop) -> None:
+    """By date: the diff, of variables their names only; in use; undone; and one that does not work is put back."""
+    shop, run = configured, configured.server.run
+    then = run(STATE).stdout
     run(f"echo '# by hand' >>{SITE}; sed -i s/ProtectHome=yes/ProtectHome=no/ {UNIT}; rm /etc/sudoers.d/pos")
     run(f"sed -i s/^POS_SLOW=1/POS_SLOW=hush/ {VARIABLES}; echo ADDED=hush >>{VARIABLES}")
-    before = run(f"{state}; true", check=False).stdout
+    before = run(f"{STATE}; true", check=False).stdout
     shown = shop.fab("restore-config", "--date", "latest", check=2).stderr
     assert "-# by hand" in shown
     assert "+ProtectHome=yes" in shown
     assert "go: ADDED; change: POS_SLOW" in shown
     assert "hush" not in shown
     shop.fab("restore-config", "--date", "latest", "--yes")
-    assert run(state).stdout == then
+    assert run(STATE).stdout == then
     assert "POS_SLOW=1" in environment(shop)
     shop.fab("restore-config", "--undo", "--yes")
-    assert run(f"{state}; true", check=False).stdout == before
+    assert run(f"{STATE}; true", check=False).stdout == before
     assert "POS_SLOW=hush" in environment(shop)
-    shop.fab("restore-config", "--undo", "--yes")
-    run(f"sed -i s/pos:pos@/pos:outdated@/ {VARIABLES}; echo '# then' >>{SITE}")
+    run(f"cp -a {VARIABLES} /root/variables; sed -i /^SECRET_KEY/d {VARIABLES}")
     snapshot = send_away(shop)
-    run(f"sed -i s/pos:outdated@/pos:pos@/ {VARIABLES}")
-    before = run(state).stdout
-    assert "not well" in shop.fab("restore-config", "--date", "latest", "--yes", check=5).stderr
-    assert run(state).stdout == before
+    run(f"cp -a /root/variables {VARIABLES}")
+    assert "does not start" in shop.fab("restore-config", "--date", "latest", "--yes", check=5).stderr
+    assert run(f"{STATE}; true", check=False).stdout == before
     assert json.loads(shop.get())["ok"] is True
     restic(shop, f"forget {snapshot}")
     assert run("ls -A /var/lib/fab-releases/begun").stdout == ""
@@ -157,14 +162,40 @@ def environment(shop: Shop) -> str:
     return shop.server.run(f"tr '\\0' '\\n' </proc/{pid}/environ").stdout
 
 
+SPOILT = {
+    "a site that nginx refuses": (f"echo 'nonsense;' >>{SITE}", 1, "nonsense"),
+    "a password the database does not know any more": (f"sed -i s/pos:pos@/pos:old@/ {VARIABLES}", 5, "not well"),
+    "variables nobody can read": (f'echo "A=\'b" >>{VARIABLES}', 1, "line"),
+    "a rule that sudo refuses": ("echo nonsense >>/etc/sudoers.d/pos", 1, "visudo"),
+    "a unit that systemd refuses": (f"sed -i s/^Type=.*/Type=nonsense/ {UNIT}", 1, "units"),
+}
+
+
 @pytest.mark.nightly
-def test_a_site_that_nginx_refuses_goes_live(shop: Shop) -> None:
-    shop.server.run(f"cp -a {SITE} /root/site; echo 'nonsense;' >>{SITE}")
-    snapshot = send_away(shop)
-    shop.server.run(f"cp -a /root/site {SITE}")
-    assert "nonsense" in shop.fab("restore-config", "--date", "latest", "--yes", check=1).stderr
-    shop.server.run(f"cmp {SITE} /root/site && nginx -q -t")
-    restic(shop, f"forget {snapshot}")
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_was_broken_then_goes_live(configured: Shop, name: str) -> None:
+    how, code, told = SPOILT[name]
+    run = configured.server.run
+    then = run(STATE).stdout
+    run(how)
+    snapshot = send_away(configured)
+    run("cp -a /root/etc/* /; systemctl daemon-reload")
+    try:
+        assert told in configured.fab("restore-config", "--date", "latest", "--yes", check=code).stderr
+        assert run(STATE).stdout == then
+        assert json.loads(configured.get())["ok"] is True
+        run("nginx -q -t")
+    finally:
+        restic(configured, f"forget {snapshot}")
+
+
+@pytest.mark.nightly
+def test_variables_that_nobody_can_read_any_more_cannot_come_back(configured: Shop) -> None:
+    then = configured.server.run(STATE).stdout
+    configured.server.run(f'echo "A=\'b" >>{VARIABLES}')
+    told = configured.fab("restore-config", "--date", "latest", "--yes").stderr
+    assert "cannot be read" in told
+    assert configured.server.run(STATE).stdout == then
 
 
 @pytest.mark.nightly
@@ -216,9 +247,9 @@ def test_a_killed_restore_leaves_half_the_uploads(spoiled: Shop) -> None:
 
 
 @pytest.mark.nightly
-def test_a_killed_restore_leaves_half_a_configuration(shop: Shop) -> None:
+def test_a_killed_restore_leaves_half_a_configuration(configured: Shop) -> None:
     """The next run takes back what the killed one had begun, before it does anything."""
-    chance = random.Random(7)
+    shop, chance = configured, random.Random(7)
     run = shop.server.run
     state = f"cat {SITE} {VARIABLES}"
     then = run(state).stdout
