@@ -46,12 +46,13 @@ class Topology:
     shop: Shop
     hosts: dict[str, Server]
 
-    def configure(self, more: str = MORE) -> None:
+    def configure(self, more: str = MORE, **roles: list[str]) -> None:
         lines = []
         for name, server in self.hosts.items():
+            does = json.dumps(roles.get(name, ROLES[name]))
             key = " ".join(server.known_hosts.split()[1:3])
             lines.append(
-                f'  {{ name = "{name}", address = "{server.address}", roles = {json.dumps(ROLES[name])}, '
+                f'  {{ name = "{name}", address = "{server.address}", roles = {does}, '
                 f'host_key = "{key}", identity = "{client_key()}" }},'
             )
         (self.shop.folder / "releases.toml").write_text(TOML.format(more=more, hosts="\n".join(lines)))
@@ -184,6 +185,71 @@ def test_a_drained_host_still_gets_users(five: Topology) -> None:
     assert fab("status").returncode == 0
 
 
+def test_a_second_balancer_sends_users_to_a_host_that_is_drained(five: Topology) -> None:
+    """Two of them, before the same hosts: each is told, by people and by deploys."""
+    five.configure(copy=["replica", "balancer"])
+    five.shop.fab("provision", "--yes", timeout=300)
+    both = [five.hosts[name] for name in ("front", "copy")]
+
+    def down() -> list[str]:
+        said = "grep -c ' down;  # web2' /etc/nginx/fab-releases/pos.upstream || true"
+        return [server.run(said).stdout.strip() for server in both]
+
+    try:
+        five.shop.fab("drain", "web2")
+        assert down() == ["1", "1"]
+        five.shop.fab("undrain", "web2")
+        told = five.shop.fab("deploy", "--ref", "code-only", "--batch", "1", "--force", timeout=300).stderr
+        assert re.search(r"(?m)^  copy .*Send web1 no more requests", told)
+        assert down() == ["0", "0"]
+        assert [checked(five)[name]["balancer"][:2] for name in ("front", "copy")] == ["ok", "ok"]
+    finally:
+        five.configure()
+        five.shop.fab("provision", "--yes", timeout=300)
+        both[1].run("systemctl disable -q --now nginx && rm -r /etc/nginx/sites-enabled/pos /etc/nginx/fab-releases")
+
+
+def checked(five: Topology, code: int | None = 0) -> dict[str, dict[str, str]]:
+    """Host -> what -> "state value -> hint" of the findings of `fab check`, a line each."""
+    told: dict[str, dict[str, str]] = {}
+    for host, findings in json.loads(five.shop.fab("check", "--json", check=code).stdout)["hosts"].items():
+        for one in findings:
+            assert bool(one["hint"]) == (one["state"] in ("look", "bad")), one
+            said = told.setdefault(host, {})
+            said[one["what"]] = said.get(one["what"], "") + f"{one['state']} {one['value']} -> {one['hint']}\n"
+    return told
+
+
+def test_what_is_wrong_beside_the_application_is_nobodys_business(five: Topology) -> None:
+    """`fab check` asks the database, its copy and the balancer as it asks the hosts with releases."""
+    data, copy, front = (five.hosts[name] for name in ("data", "copy", "front"))
+    well = checked(five)
+    assert list(well) == list(ROLES)
+    assert "takes writes, copy follows" in well["data"]["postgresql"]
+    assert well["data"]["redis-server"].startswith("ok ")
+    assert well["copy"]["replica"].startswith("ok follows data")
+    assert well["front"]["balancer"].startswith("ok web1, web2 answer it")
+    assert (well["front"]["sudo"][:2], well["front"]["units"][:2]) == ("ok", "ok")
+    assert {"git", "python", "tools", "files"}.isdisjoint(well["data"])
+    copy.run("systemctl stop postgresql@15-main")
+    front.run("systemctl stop nginx; echo '# by hand' >>/etc/nginx/sites-available/pos")
+    data.run("systemctl stop redis-server; systemd-run -q --unit=unlucky false || true")
+    try:
+        _await(lambda: "follow it" in checked(five, 4)["data"]["postgresql"], "the database misses its copy")
+        ill = checked(five, 4)
+    finally:
+        data.run("systemctl start redis-server; systemctl reset-failed unlucky")
+        front.run("sed -i '/# by hand/d' /etc/nginx/sites-available/pos; systemctl start nginx")
+        copy.run("systemctl start postgresql@15-main")
+    assert "look copy does not follow it -> fab -H copy check" in ill["data"]["postgresql"]
+    assert ill["data"]["redis-server"].startswith("bad is inactive -> ")
+    assert "look unlucky.service has failed" in ill["data"]["services"]
+    assert "look does not answer" in ill["copy"]["replica"]
+    assert "bad nginx does not run" in ill["front"]["balancer"]
+    assert "look not as releases.toml says" in ill["front"]["units"]
+    _await(lambda: checked(five, None)["data"]["postgresql"].startswith("ok"), "the copy follows again")
+
+
 def test_the_account_that_deploys_may_do_more_to_the_balancer(five: Topology) -> None:
     run = five.hosts["front"].run
     for words in ("pos-balance drain web9", "pos-balance", "pos-balance drain web1 web2", "nginx -s stop"):
@@ -194,19 +260,31 @@ def test_a_form_that_was_sent_encrypted_is_refused(five: Topology) -> None:
     """TLS ends at the balancer, and the application knows: Django compares the origin of a form with how it came."""
     forged = _log_in(five, "http://pos.test", ["-H", "X-Forwarded-Proto: https"])
     assert forged == "403", "a user who only says that it was encrypted is believed"
-    five.hosts["front"].run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=pos.test "
-        "-addext subjectAltName=DNS:pos.test -keyout /etc/ssl/private/pos.key -out /etc/ssl/certs/pos.pem"
-    )
+    five.hosts["front"].run(CERTIFICATE.format(days=60))
     files = 'certificate = "files"\nfullchain = "/etc/ssl/certs/pos.pem"\nkey = "/etc/ssl/private/pos.key"\n'
     five.configure(f"{MORE}\n[tls]\n{files}")
     try:
         five.shop.fab("provision", "--yes", timeout=300)
         assert five.get("/", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}") == "301 https://pos.test/"
+        assert checked(five)["front"]["certificate"].startswith("ok")
+        _short_lived(five.hosts["front"])
+        told = checked(five)
+        assert re.match("look ends .* in 4 days", told["front"]["certificate"]), "it ends and nobody is told"
+        assert "certificate" not in told["web1"]
         assert _log_in(five, "https://pos.test", []) == "200"
     finally:
         five.configure()
         five.shop.fab("provision", "--yes", timeout=300)
+
+
+CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days {days} -subj /CN=pos.test "
+    "-addext subjectAltName=DNS:pos.test -keyout /etc/ssl/private/pos.key -out /etc/ssl/certs/pos.pem"
+)
+
+
+def _short_lived(server: Server) -> None:
+    server.run(f"{CERTIFICATE.format(days=5)} && systemctl reload nginx && sleep 1")
 
 
 def _log_in(five: Topology, address: str, words: list[str]) -> str:
