@@ -58,7 +58,7 @@ def provision(
             at.lock("provision", wait)
         if not check and not dry_run and (made := made_key(here)):
             tell(Note(f"{made} is the key of what is sent away: keep a copy where no server is", warning=True))
-        seeds = replace(_seeds(at), offsite=opened(here))
+        seeds = replace(known_seeds(at), offsite=opened(here))
         parts = _wanted(at, facts, seeds)
         found = _look(at, parts)
         differs = {host: drift(parts[host], found[host]) for host in parts}
@@ -74,7 +74,7 @@ def provision(
             code = _adoption.adopt(at, flat, wanted, found[host], yes=yes, dry_run=dry_run, json=json)
             if code or dry_run:
                 return code
-            seeds = replace(_seeds(at), offsite=opened(here))
+            seeds = replace(known_seeds(at), offsite=opened(here))
             parts = _wanted(at, facts, seeds)
             plan = provisioning.plan(here, parts, _look(at, parts))
         return _perform(at, plan, _wanted(at, facts, seeds.in_place))
@@ -115,7 +115,7 @@ def _ask_all(at: Scene, what):  # type: ignore[no-untyped-def]
     return at.together(lambda session: ask(session, what))
 
 
-def _seeds(at: Scene) -> stores.Seeds:
+def known_seeds(at: Scene) -> stores.Seeds:
     """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one."""
     known: dict[str, str] = {}
     for host, result in _ask_all(at, stores.read(at.stage)).items():
@@ -159,7 +159,7 @@ def _show(differs: Mapping[str, tuple[Drift, ...]], *, json: bool) -> int:
     if json:
         print(json_module.dumps(page.to_json(differs)))
     else:
-        print(page.to_text(differs) if count else "every host is as releases.toml says")
+        print(f"{page.to_text(differs)}\n{page.MEANING}" if count else "every host is as releases.toml says")
     return 1 if count else 0
 
 

@@ -98,7 +98,7 @@ def test_every_command_and_flag_that_is_named_exists(page: Path) -> None:
 def flags_of(name: str) -> set[str]:
     task: Any = namespace[name]
     kept = dict(task.help)
-    found = {f"--{one.name.replace('_', '-')}" for one in arguments(task)}
+    found = {f"--{one.name.strip('_').replace('_', '-')}" for one in arguments(task)}
     task.help = kept
     return found
 

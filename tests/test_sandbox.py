@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runbook import typed
+
 pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).resolve().parents[1]
 GIT = ("git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.com")
@@ -152,14 +154,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     end(made)
 
 
-def console_blocks() -> list[list[str]]:
-    """The commands of each block of README.md that is marked `console`."""
-    blocks = re.findall(r"^```console\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    return [[line[2:] for line in block.splitlines() if line.startswith("$ ")] for block in blocks]
-
-
 def test_the_commands_of_the_readme_do_what_it_says(checkout: Checkout) -> None:
-    (first, *more) = console_blocks()
+    (first, *more) = typed(ROOT / "README.md", "console")
     assert first[-1] == "make demo"
     assert len(more) == 1
     demo = checkout.run("make", "--old-file=.venv/.runs", "demo")

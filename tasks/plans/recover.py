@@ -2,45 +2,224 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from ..model.config import Host, Stage
+from ..model.errors import UsageError
 from ..model.plan import Phase, Plan, Step
-from ..model.shell import Script, Secret, script
+from ..model.release import Release
+from ..model.shell import Script, Secret, Word, script
+from ..remote import variables
+from ..remote.machine import archive, stores
 from ..remote.machine.stores import Offsite
 
 FETCHED = "/var/lib/fab-releases/recovered"
 
 
-def is_bare() -> Script:
-    return script(("is_bare",))
+@dataclass(frozen=True)
+class Loss:
+    """What was lost, and where it is made again: the stage itself, or for a drill another one."""
+
+    was: Stage
+    """Whose backups they are."""
+    here: Stage
+    """Whose servers these are."""
+    hosts: tuple[str, ...]
+    """Of `here`: those that were lost; the others live, and are not touched."""
+
+    @property
+    def is_drill(self) -> bool:
+        return self.was.name != self.here.name
+
+    @property
+    def application(self) -> Host | None:
+        """Where files and releases come back."""
+        return self.here.primary if self.here.primary.name in self.hosts else None
+
+    @property
+    def database(self) -> Host | None:
+        """Where the database comes back; None: it lives elsewhere, or is not ours."""
+        host = self.here.database_host
+        return host if self.here.has_postgresql and host.name in self.hosts else None
 
 
-def fetching(stage: Stage, offsite: Offsite, snapshot: str) -> Plan:
-    """Answers facts: release (as release.json), snapshot (when it was taken)."""
-    said: tuple[str | Secret, ...] = (stage.backup.repository, offsite.key, offsite.variables, snapshot)
-    steps = (
-        Step("restic", "Install what fetches", script(("make_packages", "restic", "ca-certificates"))),
-        Step("fetch", f"Fetch {snapshot} from {stage.backup.repository}", script(("fetch_snapshot", *said))),
-        Step("certificates", "Put certificates back", script(("recovered_certificates",))),
-    )
-    return _on_primary(stage, "fetch", "Fetch what was sent away", steps)
+def sound(loss: Loss) -> None:
+    """UsageError for what would lose something or could not work."""
+    here = loss.here
+    if not loss.application and not loss.database:
+        raise UsageError(
+            f"{', '.join(loss.hosts)}: nothing was there that is nowhere else",
+            f"fab -H {loss.hosts[0]} provision, then fab -H {loss.hosts[0]} deploy --ref with the commit that is live",
+        )
+    if loss.database and any(one.name not in loss.hosts for one in here.replicas):
+        raise UsageError(
+            f"{here.replicas[0].name} follows the database that was lost, and has what no backup has",
+            "let it take over (docs/how-to/run-several-servers.md); if it is lost as well, name it with -H",
+        )
+    if not loss.is_drill:
+        return
+    if not here.recover.variables:
+        raise UsageError(
+            f"[stages.{here.name}.recover] variables is not set: with the variables of {loss.was.name}, a drill would "
+            "write to its customers and take their money",
+            'variables = { EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend" }, and what else '
+            "speaks to somebody",
+        )
+    if here.backup.enabled and here.backup.repository:
+        raise UsageError(
+            f"stage {here.name} sends backups to {here.backup.repository}: what a drill has is none",
+            f'set [stages.{here.name}.backup] repository = "", or enabled = false',
+        )
+    if not loss.application:
+        raise UsageError("a drill begins with the host that migrates", f"name {here.primary.name} with -H as well")
+    if not here.environment.file or here.environment.format == "none":
+        raise UsageError("without a file of variables that can be read, nothing can be switched off", "[environment]")
+    theirs = {(one.address, one.port) for one in loss.was.hosts}
+    if shared := [one.name for one in here.hosts if (one.address, one.port) in theirs]:
+        raise UsageError(
+            f"{', '.join(shared)} is a server of stage {loss.was.name} as well", "a drill needs servers of its own"
+        )
 
 
-def read_environment(stage: Stage) -> Script:
-    path = f"{FETCHED}{stage.layout.shared / stage.environment.file}"
-    return script(("read_environment", path))
+def is_bare(loss: Loss, host: str) -> Script:
+    database = loss.here.application if loss.database and loss.database.name == host else ""
+    return script(("is_bare", database))
 
 
-def filling(stage: Stage) -> Plan:
+def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
+    """Answers facts of the application's host: release (as release.json; of the database's host where it alone was
+    lost: none), and of both: snapshot (when it was taken).
+    """
+    was = loss.was
+    repository: tuple[Word, ...] = (was.backup.repository, offsite.key, offsite.variables)
+    restic = Step("restic", "Install what fetches", script(("make_packages", "restic", "ca-certificates")))
+    clean = script(("forget_recovered",))
+    steps: dict[str, tuple[Step, ...]] = {}
+    if loss.application:
+        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot))
+        told = script(("tell_release", was.application))
+        steps[loss.application.name] = (
+            restic,
+            Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
+            Step("before", "Put back what provisioning builds on", _before(loss, loss.application)),
+        )
+    if loss.database and loss.database != loss.application:
+        # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
+        own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
+        dumps = f"{was.layout.deploy_to}/backups/database"
+        facts = f"/var/lib/fab-releases/offsite/{was.application}"
+        there = (dumps,) if _is_apart(was) else (dumps, facts)
+        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
+        steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
+    return _plan(loss, "fetch", "Fetch what was sent away", steps)
+
+
+def _is_apart(stage: Stage) -> bool:
+    return stage.database_host != stage.primary
+
+
+def _before(loss: Loss, host: Host) -> Script:
+    """Keys, because provisioning would make others; clock and language, because databases are made with them."""
+    keys = script(("recovered_keys", loss.was.primary.user, host.user, "" if loss.is_drill else "yes"))
+    clock = script(("recovered_clock_and_language",))
+    if loss.is_drill:
+        return keys + clock
+    tls = loss.was.tls
+    given = [tls.fullchain, tls.key] if tls.certificate == "files" else []
+    if loss.was.is_archived:
+        given.append(archive.KEY)  # an archive on a disk that outlived the server opens with it
+    return keys + clock + script(("recovered_certificates", *given))
+
+
+def read_environment(loss: Loss) -> Script:
+    """Of the lost server; on the host that has it."""
+    was = loss.was
+    return script(("read_environment", f"{FETCHED}{was.layout.shared / was.environment.file}"))
+
+
+def filling(loss: Loss, release: Release | None) -> Plan:
     """Answers facts: files (how many are in shared), database (the name of the backup)."""
-    host: Host = stage.primary
-    files = ("recovered_files", host.user, host.user, stage.app_user, *stage.shared_dirs)
-    steps = [Step("files", "Put files back", script(files))]
-    if stage.has_postgresql:
-        fill = script(("recovered_database", stage.application))
-        steps.append(Step("database", "Restore the database, count its rows", fill))
-    return _on_primary(stage, "fill", "Put back what was lost", tuple(steps))
+    steps: dict[str, tuple[Step, ...]] = {}
+    if loss.application and release:
+        files = Step("files", "Put files back", _files(loss, loss.application, release))
+        steps[loss.application.name] = (files,)
+    if loss.database:
+        name = loss.database.name
+        steps[name] = (*steps.get(name, ()), *_database(loss))
+    return _plan(loss, "fill", "Put back what was lost", steps)
 
 
-def _on_primary(stage: Stage, name: str, title: str, steps: tuple[Step, ...]) -> Plan:
-    host = stage.primary.name
-    return Plan("recover", stage.name, (host,), (Phase(name, title, {host: steps}),))
+def _files(loss: Loss, host: Host, release: Release) -> Script:
+    was, here = loss.was, loss.here
+    owners = (f"{was.primary.user}={host.user}", f"{was.app_user}={here.app_user}")
+    left_out = [was.environment.file, here.environment.file, ".env.versions"] if loss.is_drill else []
+    asked = [one for one in left_out or [was.environment.file] if one]
+    said = script(
+        ("recovered_files", was.layout.shared, *owners, *asked),
+        ("recovered_requirements", was.application, release.sha, release.python, here.python.version, host.user),
+    )
+    if loss.is_drill:
+        return said
+    return said + script(
+        ("recovered_history", was.layout.deploy_to, host.user), ("recovered_crontabs", host.user, here.app_user)
+    )
+
+
+def _database(loss: Loss) -> tuple[Step, ...]:
+    was, here = loss.was, loss.here
+    passwords, name = ("", here.application) if loss.is_drill else ("yes", "")
+    there = was.layout.deploy_to
+    return (
+        Step("roles", "Put roles and grants back", script(("recovered_roles", was.application, passwords))),
+        Step(
+            "database",
+            "Restore the database, count its rows",
+            script(("recovered_database", there, name, here.application)),
+        ),
+    )
+
+
+def remaining(loss: Loss, host: str) -> Script:
+    """Answers marks "remains": what, names, how. For a drill nothing remains: what it fetched is removed."""
+    was, here = loss.was, loss.here
+    there = was.layout.deploy_to
+    if loss.is_drill:
+        return script(("tidy_recovered", there, "all"))
+    user = here.host(host).user
+    return script(("tell_remaining", was.application, user, here.app_user), ("tidy_recovered", there, ""))
+
+
+def fetched_on(loss: Loss) -> Iterable[str]:
+    """Names of the hosts that have something of the snapshot."""
+    return dict.fromkeys(host.name for host in (loss.application, loss.database) if host)
+
+
+def environment_of_drill(loss: Loss, lost: str, own: stores.Seeds) -> str:
+    """The lost server's file with what this stage's own first one says, and then what `[recover] variables` says.
+
+    FailedError where the file cannot say it.
+    """
+    here, text = loss.here, lost
+    first = stores.first_environment(here, own)
+    said = dict(line.split("=", 1) for line in first.splitlines() if line and not line.startswith("#"))
+    for name, value in {**said, **here.recover.variables}.items():
+        text = variables.with_value(text, here.environment.format, name, Secret(value))
+    return text
+
+
+def carried_over(loss: Loss, lost: str, made: str) -> list[str]:
+    """Names of the variables that say on the drill's servers what they said on the lost one's."""
+    dialect = loss.here.environment.format
+    before, after = (variables.read(text, dialect, "the environment file") for text in (lost, made))
+    return sorted(variables.nameable(made, dialect) & {name for name in before if after.get(name) == before[name]})
+
+
+def not_as_asked(loss: Loss, text: str) -> list[str]:
+    """Names of the variables that a file which is there already says otherwise than `[recover] variables`."""
+    found = variables.read(text, loss.here.environment.format, "the environment file")
+    return [name for name, value in loss.here.recover.variables.items() if found.get(name) != value]
+
+
+def _plan(loss: Loss, name: str, title: str, steps: dict[str, tuple[Step, ...]]) -> Plan:
+    return Plan("recover", loss.here.name, tuple(steps), (Phase(name, title, steps),))

@@ -78,7 +78,7 @@ def _task(name: str, task: Any) -> str:
 
 def _flag(argument: Any) -> str:
     value = {bool: "", int: " N"}.get(argument.kind, " TEXT")
-    return f"--{argument.name.replace('_', '-')}{value}"
+    return f"--{argument.name.strip('_').replace('_', '-')}{value}"
 
 
 def _default(argument: Any) -> str:

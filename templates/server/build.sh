@@ -172,6 +172,17 @@ new_environment() { # UV PYTHON DIR
   fi
 }
 
+# What a server that was lost had installed for this commit (fab recover): what its requirements leave open is not newer now.
+as_installed() { # DIR   words for uv and pip
+  local file=$PRIVATE/as-installed.${1##*-}
+  if [ -s "$file" ]; then
+    CONSTRAINED=(-c "$file")
+    warn "installing the versions that were installed on the server that was lost, as $file says"
+  else
+    CONSTRAINED=()
+  fi
+}
+
 install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
   local uv=$1 dir=$2 lock=$3 constraints=$4 groups=$5 group words=()
   shift 5
@@ -179,12 +190,15 @@ install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
   if [ "$lock" = uv.lock ]; then
     for group in $groups; do words+=(--group "$group"); done
     (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv nice "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
-    [ $# = 0 ] || nice "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} -- "$@"
+    as_installed "$dir"
+    [ $# = 0 ] || nice "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" -- "$@"
     return
   fi
-  if [ $# = 0 ] && grep -q -- '--hash=' "$dir/$lock"; then words+=(--require-hashes); fi
+  as_installed "$dir"
+  # With hashes, the file itself leaves nothing open.
+  if [ $# = 0 ] && grep -q -- '--hash=' "$dir/$lock"; then words+=(--require-hashes) CONSTRAINED=(); fi
   (cd "$dir/$(dirname "$lock")" && nice "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${words[@]}" \
-    ${constraints:+-c "$dir/$constraints"} -r "$dir/$lock" "$@")
+    ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" -r "$dir/$lock" "$@")
 }
 
 install_with_pip() { # DIR LOCK CONSTRAINTS EXTRA...
@@ -192,7 +206,8 @@ install_with_pip() { # DIR LOCK CONSTRAINTS EXTRA...
   shift 3
   case $lock in uv.lock | pylock.toml) die "$lock needs uv" "see [python] installer in releases.toml" ;; esac
   if [ "$lock" = pyproject.toml ]; then set -- "$dir" "$@"; else set -- -r "$dir/$lock" "$@"; fi
-  nice "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "$@"
+  as_installed "$dir"
+  nice "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" "$@"
 }
 
 compile_code() { # ID   the services may not write into the release: without this every start compiles again

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +13,34 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Boot
+from tests.runbook import HOW_TO, follow, typed
 from tests.servers import Server
 from tests.servers.server import client_key
 from tests.servers.shop import REQUIREMENTS, Shop, fill
 
 pytestmark = pytest.mark.server
+BEFORE, WHEN, DRILL = typed(HOW_TO / "rebuild-a-lost-server.md")
 EVERYTHING = "select json_agg(t order by t.id) from {} t"
-TABLES = ("sales_sale", "inventory_product", "accounts_user", "django_migrations")
+
+HELD = ("sales_sale", "inventory_product", "accounts_user", "django_migrations")
+ADA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ4H3mR8JQq0l1gqkYp1yqBv1t3m4m2r3n9j8h7g6f5d ada@laptop"
+OF_THE_DATABASE = """
+create role reporting login password 'monthly';
+alter role reporting set statement_timeout = '5s';
+grant connect on database pos to reporting;
+alter database pos connection limit 90;
+alter database pos set idle_session_timeout = '1h';
+comment on database pos is 'the till';
+\\connect pos
+grant usage on schema public to reporting;
+grant select on sales_sale to reporting;
+"""
+ITSELF = """
+select datconnlimit, shobj_description(d.oid, 'pg_database'), setconfig, pg_get_userbyid(datdba),
+    (select string_agg(one::text, ' ' order by one::text) from unnest(datacl) one)
+from pg_database d join pg_db_role_setting on setdatabase = d.oid where datname = 'pos';
+select rolname, rolconfig, rolcanlogin from pg_roles where rolname !~ '^pg_' order by 1;
+"""
 
 
 @dataclass(frozen=True)
@@ -26,54 +50,89 @@ class Lost:
     shop: Shop
     """Its folder is the operator's; the server it names is a fresh one."""
     vault: Server
+    more: str
+    """Of releases.toml."""
     environment: str
     rows: dict[str, str]
+    itself: str
+    """What belongs to the database itself, and its roles."""
     release: str
 
 
-def known_to(vault: Server, server: Server, origin: Path) -> None:
-    """The way from a server to the vault and to the repository, which a person prepares."""
+def known_to(vault: Server, server: Server, origin: Path, *versions: str) -> None:
+    """What a person prepares: the way to the vault and the repository. The index has these versions of `floating`."""
     server.put("/root/.ssh/id_ed25519", client_key().read_bytes(), 0o600)
     server.put("/root/.ssh/known_hosts", vault.known_hosts)
     server.run("id -u deploy || useradd --create-home --shell /bin/bash deploy")
     fill(server, origin)
+    for version in versions:
+        server.put(f"/srv/wheels/floating-{version}-py3-none-any.whl", wheel(version))
+    server.run("echo UV_FIND_LINKS=/srv/wheels >>/etc/environment")
+
+
+def wheel(version: str) -> bytes:
+    """Of a package that is nothing but its version."""
+    folder, file = f"floating-{version}.dist-info", io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: floating\nVersion: {version}\n")
+        archive.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{folder}/RECORD", "")
+    return file.getvalue()
 
 
 def rows(server: Server) -> dict[str, str]:
     return {
-        table: server.run(f'psql -qAt -d pos -c "{EVERYTHING.format(table)}"', user="postgres").stdout
-        for table in TABLES
+        table: server.run(f'psql -qAt -d pos -c "{EVERYTHING.format(table)}"', user="postgres").stdout for table in HELD
     }
+
+
+def sql(server: Server, text: str, database: str = "postgres") -> str:
+    return server.run(f"psql -qAt -v ON_ERROR_STOP=1 -d {database}", user="postgres", input=text).stdout
+
+
+def sell(server: Server, count: int, name: str = "sale") -> None:
+    for number in range(count):
+        body = json.dumps({"uid": f"{name}-{number}", "product": "coffee", "quantity": 1})
+        server.run(
+            f"curl -fsS -m 20 -H 'Host: pos.test' -H 'Content-Type: application/json' -d '{body}' "
+            "http://127.0.0.1/api/sales/"
+        )
+
+
+def vault_of(boot: Boot) -> Server:
+    vault = boot("vault")
+    vault.run("install -d -o deploy /srv/vault")
+    return vault
 
 
 @pytest.fixture(scope="module")
 def lost(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lost]:
+    """Prepared as the page says that one prepares, under "Before it happens"."""
     folder = tmp_path_factory.mktemp("operator")
-    vault, first = boot("vault"), boot("first", requirements=REQUIREMENTS)
-    vault.run("install -d -o deploy /srv/vault")
-    known_to(vault, first, origin)
+    vault, first = vault_of(boot), boot("first", requirements=REQUIREMENTS)
+    known_to(vault, first, origin, "1.0")
     repository = f"sftp:deploy@{vault.address}:/srv/vault/pos"
-    more = f'[backup]\nrepository = "{repository}"\nkey = "{folder}/pos.key"\n'
+    more = f'[backup]\nrepository = "{repository}"\nkey = "{folder}/pos.key"\n[python]\nextra = ["floating"]\n'
     shop = Shop(folder, (first,))
     shop.configure(more)
-    shop.fab("provision", "--yes", timeout=400)
+    provision, backup = BEFORE
+    follow(shop, provision)
     shop.fab("deploy", "--ref", "code-only", timeout=400)
-    for number in range(5):
-        body = json.dumps({"uid": f"sale-{number}", "product": "coffee", "quantity": 1})
-        first.run(
-            f"curl -fsS -m 20 -H 'Host: pos.test' -H 'Content-Type: application/json' -d '{body}' "
-            "http://127.0.0.1/api/sales/"
-        )
+    sell(first, 5)
     first.put("/srv/pos/shared/media/receipts/1.txt", "thank you", owner="app:www-data")
-    shop.fab("backup", timeout=300)
+    first.put("/home/deploy/.ssh/id_ed25519", "the key that fetches", 0o600, "deploy")
+    first.put("/etc/cron.d/reminders", "# mails everybody at nine\n")
+    first.run(f"echo '{ADA}' >>/home/deploy/.ssh/authorized_keys; ln -sf /usr/share/zoneinfo/Asia/Tokyo /etc/localtime")
+    sql(first, OF_THE_DATABASE)
+    follow(shop, backup)
     environment = first.run("cat /srv/pos/shared/.env.production").stdout
-    kept, release = rows(first), shop.current()
+    kept, itself, release = rows(first), sql(first, ITSELF), shop.current()
     first.close()
     second = boot("second", requirements=REQUIREMENTS)
-    known_to(vault, second, origin)
+    known_to(vault, second, origin, "1.0", "2.0")
     shop = Shop(folder, (second,))
     shop.configure(more)
-    yield Lost(shop, vault, environment, kept, release)
+    yield Lost(shop, vault, more, environment, kept, itself, release)
     for server in (vault, second):
         server.close()
 
@@ -89,21 +148,48 @@ def test_a_wrong_key_or_nothing_sent_away_touches_the_new_server(lost: Lost) -> 
     key.write_text(right)
 
 
+def test_a_recover_that_was_cut_off_stands_in_its_own_way(lost: Lost) -> None:
+    """Killed while the database is filled; what is left of that is no reason to refuse the next run."""
+    killed = lost.shop.start("recover", "--yes", "--json")
+    assert killed.stdout
+    for line in killed.stdout:
+        if '"step_started"' in line and '"database"' in line:
+            break
+    else:
+        pytest.fail("no such step")
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    assert lost.shop.current() == ""
+
+
 def test_a_lost_server_is_lost_for_good(lost: Lost) -> None:
-    """Every row, every file, the environment byte for byte, and the very commit that was live."""
-    told = lost.shop.fab("recover", "--yes", timeout=600)
-    assert "(RTO)" in told.stderr
+    """By what the page says to type: every row, every file, who may do what, and what was live with its packages."""
+    (recover,) = WHEN
+    told = follow(lost.shop, f"{recover} --wait 100s")
     server = lost.shop.server
+    assert re.search(r"\(RTO\): fetch .*provision .*release ", told)
     assert rows(server) == lost.rows
+    assert sql(server, ITSELF) == lost.itself
+    asked = "psql -qAt 'postgres://reporting:monthly@127.0.0.1/pos' -c 'select count(*) from sales_sale'"
+    assert server.run(asked).stdout.strip() == "5"
     assert server.run("cat /srv/pos/shared/.env.production").stdout == lost.environment
     receipt = "/srv/pos/shared/media/receipts/1.txt"
     assert server.run(f"cat {receipt}; stat -c ', %U:%G' {receipt}").stdout.strip() == "thank you, app:www-data"
     assert lost.shop.current().rpartition("-")[2] == lost.release.rpartition("-")[2]
+    assert server.run("grep floating /srv/pos/current/.release/freeze.txt").stdout == "floating==1.0\n"
     assert json.loads(lost.shop.get())["ok"] is True
     assert lost.shop.fab("provision", "--check").returncode == 0
     secrets = [line.partition("=")[2] for line in lost.environment.splitlines() if "SECRET_KEY" in line]
     secrets.append((lost.shop.folder / "pos.key").read_text().strip())
-    assert all(secret not in told.stdout + told.stderr for secret in secrets)
+    assert all(secret not in told for secret in secrets)
+    keys = server.run("cat /home/deploy/.ssh/id_ed25519 /home/deploy/.ssh/authorized_keys; date +%Z").stdout
+    assert keys.startswith("the key that fetches")
+    assert ADA in keys
+    assert keys.endswith("JST\n")
+    assert re.search(r"yours to do: files .*/etc/cron.d/reminders", told), "what nobody puts back is not named"
+    assert server.run("ls /etc/cron.d/reminders", check=False).returncode != 0
+    assert server.run("ls /run/fab-releases.* /srv/pos/backups/database/*.dump", check=False).stdout.count(".dump") == 1
 
 
 def test_a_server_that_serves_is_overwritten(lost: Lost) -> None:
@@ -124,3 +210,95 @@ def test_backups_that_cannot_be_sent_away_look_well(lost: Lost) -> None:
         assert "on this server only" in refused.stderr
     finally:
         lost.vault.run("mv /srv/vault/gone /srv/vault/pos && chown deploy /srv/vault")
+
+
+STAGING = """
+[stages.staging]
+domain = "drill.test"
+deploy_to = "/srv/drill"
+hosts = [{{ name = "drill", address = "{address}", host_key = "{key}", identity = "{identity}" }}]
+backup = {{ repository = "" }}
+"""
+QUIET = """
+[stages.staging.recover]
+variables = { EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend", POS_SLOW = "0" }
+"""
+
+
+@pytest.mark.nightly
+def test_a_drill_speaks_to_customers_or_to_production(lost: Lost, boot: Boot, origin: Path) -> None:
+    """The same data on another stage's server; nothing goes from there to anybody, nor to the repository."""
+    shop, (line,) = lost.shop, DRILL
+    drill = boot("drill", requirements=REQUIREMENTS)
+    known_to(lost.vault, drill, origin, "1.0", "2.0")
+    key = " ".join(drill.known_hosts.split()[1:3])
+    written = 'default_stage = "production"\n' + (shop.folder / "releases.toml").read_text()
+    staging = STAGING.format(address=drill.address, key=key, identity=client_key())
+    stored = "find /srv/vault -type f -printf '%p %s %T@\\n' | sort | sha256sum"
+    try:
+        (shop.folder / "releases.toml").write_text(written + staging)
+        assert "would write to its customers" in follow(shop, line, check=2)
+        sends = staging.replace("backup = { repository", "branch = 'x' #")
+        (shop.folder / "releases.toml").write_text(written + sends + QUIET)
+        assert "is that of stage production" in follow(shop, line, check=2)
+        (shop.folder / "releases.toml").write_text(written + staging + QUIET)
+        before = lost.vault.run(stored).stdout
+        told = follow(shop, line)
+        assert lost.vault.run(stored).stdout == before, "the repository was written to"
+        assert rows(drill)["sales_sale"] == lost.rows["sales_sale"]
+        page = drill.run("curl -sS -m 10 -H 'Host: drill.test' http://127.0.0.1/healthz").stdout
+        assert json.loads(page)["ok"] is True
+        environment = drill.run("cat /srv/drill/shared/.env.production").stdout
+        assert "EMAIL_BACKEND=django.core.mail.backends.console.EmailBackend\n" in environment
+        theirs = {line for line in lost.environment.splitlines() if re.match("SECRET_KEY|DATABASE_URL|REDIS_URL", line)}
+        assert len(theirs) == 3
+        assert not theirs & set(environment.splitlines())
+        assert not any(line.partition("=")[2] in told for line in environment.splitlines() if "SECRET" in line)
+        assert "DEBUG" in next(one for one in told.splitlines() if "secrets too" in one) or "secrets too" not in told
+        assert ADA not in drill.run("cat /home/deploy/.ssh/authorized_keys").stdout
+        assert sql(drill, "select rolpassword is null from pg_authid where rolname = 'reporting'").strip() == "t"
+        gone = "/etc/systemd/system/pos-beat.service /etc/systemd/system/pos-offsite.service /etc/fab-releases/pos.key"
+        found = drill.run(f"ls -d {gone} /var/lib/fab-releases/recovered", check=False).stdout
+        assert found == ""
+        assert "is live here" in follow(shop, line, check=4)
+    finally:
+        shop.configure(lost.more)
+        drill.close()
+
+
+@pytest.mark.nightly
+def test_the_host_that_was_lost_takes_the_other_one_along(boot: Boot, origin: Path, tmp_path: Path) -> None:
+    """The database on its own host: first that one is lost, then the application's, which leaves the data alone."""
+    vault, app, data = vault_of(boot), boot("app", requirements=REQUIREMENTS), boot("data")
+    for server in (app, data):
+        known_to(vault, server, origin)
+    shop = Shop(tmp_path, (app, data))
+    repository = f"sftp:deploy@{vault.address}:/srv/vault/apart"
+    more = f'[backup]\nrepository = "{repository}"\nkey = "{tmp_path}/pos.key"\n'
+    shop.configure(more, roles=('["web", "worker", "beat", "db"]', '["postgresql"]'))
+    try:
+        shop.fab("provision", "--yes", timeout=900)
+        shop.fab("deploy", "--ref", "code-only", timeout=400)
+        sell(app, 3)
+        sql(data, OF_THE_DATABASE)
+        shop.fab("backup", timeout=300)
+        data.run("systemctl start pos-offsite.service", timeout=200)
+        itself, held = sql(data, ITSELF), rows(data)["sales_sale"]
+        assert "not empty" in shop.fab("-H", "app2", "recover", "--yes", check=4).stderr
+
+        data.reset(data.pristine)
+        known_to(vault, data, origin)
+        told = shop.fab("-H", "app2", "recover", "--yes", timeout=900).stderr
+        assert "is well with it" in told
+        assert (sql(data, ITSELF), rows(data)["sales_sale"]) == (itself, held)
+
+        sell(app, 2, "later")
+        app.reset(app.pristine)
+        known_to(vault, app, origin)
+        shop.fab("-H", "app1", "recover", "--yes", timeout=900)
+        assert sql(data, "select count(*) from sales_sale", "pos").strip() == "5", "a living database was replaced"
+        assert json.loads(shop.get())["ok"] is True
+        assert "nothing to do" in shop.fab("provision", "--yes", timeout=400).stderr
+    finally:
+        for server in (vault, app, data):
+            server.close()

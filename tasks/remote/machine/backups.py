@@ -19,9 +19,13 @@ UNITS = "/etc/systemd/system"
 
 
 def parts(stage: Stage, host: Host, offsite: Offsite) -> tuple[Part, ...]:
-    """On the one host that migrates: it has the release and the way to the database."""
-    if not stage.backup.enabled or host != stage.primary:
+    """On the one host that migrates: it has the release and the way to the database. What is sent away is sent from
+    where the database is, too: nobody else may ask it for roles and grants."""
+    if not stage.backup.enabled:
         return ()
+    if host != stage.primary:
+        sends = stage.backup.repository and stage.has_postgresql and host == stage.database_host
+        return (_offsite_database(stage, offsite),) if sends else ()
     away = (_offsite(stage, offsite),) if stage.backup.repository else ()
     return (_failed(stage, host), *away, _backups(stage, host), _drills(stage, host))
 
@@ -101,6 +105,24 @@ def _offsite(stage: Stage, offsite: Offsite) -> Part:
         file(service, files.render("systemd/offsite.service", stage, program=program)),
         check=("units_verified", service),
         use=("reload_units",),
+    )
+
+
+def _offsite_database(stage: Stage, offsite: Offsite) -> Part:
+    program = f"/usr/local/lib/fab-releases/{stage.application}-offsite"
+    name = f"{stage.application}-offsite"
+    return part(
+        "offsite",
+        "Send backups away",
+        packages("restic"),
+        secret(f"/etc/fab-releases/{stage.application}.key", offsite.key),
+        secret(f"/etc/fab-releases/{stage.application}.env", offsite.variables),
+        file(program, files.render("offsite-database", stage), "755"),
+        file(f"{UNITS}/{name}.service", files.render("systemd/offsite-database.service", stage, program=program)),
+        file(f"{UNITS}/{name}.timer", files.render("systemd/backup.timer", stage)),
+        unit(f"{name}.timer"),
+        check=("units_verified", f"{UNITS}/{name}.service", f"{UNITS}/{name}.timer"),
+        use=("restart", f"{name}.timer"),
     )
 
 
