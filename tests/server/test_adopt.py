@@ -242,6 +242,27 @@ def test_what_cannot_be_adopted_is_half_adopted(flat: tuple[Shop, Snapshot]) -> 
 
 
 @pytest.mark.nightly
+def test_uploads_on_a_disk_of_their_own_keep_a_checkout_from_being_adopted(flat: tuple[Shop, Snapshot]) -> None:
+    """Mounted at their new place as well, as the refusal says, they stay where they are."""
+    shop = shop_of(flat, ELSEWHERE)
+    run, old, new = shop.server.run, f"{CHECKOUT}/media", "/srv/pos/shared/media"
+    run(f"mv {old} {old}.old && mkdir {old} && mount -t tmpfs tmpfs {old} && cp -a {old}.old/. {old}")
+    run(f"touch {old}/one-more && chown --reference={old}.old {old} {old}/one-more")
+    told = adopt(shop, check=4)
+    assert f"mount the same folder at {new} (mount --bind, and in /etc/fstab)" in told
+    before = sums(shop.server, old)
+    run(f"mkdir -p {new} && mount --bind {old} {new}")
+    with load(shop.server.address, RATE) as users:
+        adopt(shop)
+    assert_none(answer for answer in users.answers if not answer.ok)
+    assert served(shop) != "unreleased"
+    assert sorted(sums(shop.server, new).values()) == sorted(before.values())
+    run(f"touch {new}/of-the-new && test -e {old}/of-the-new", user="app")
+    assert run(f"stat -c %d {new}").stdout == run(f"stat -c %d {old}").stdout != run("stat -c %d /srv/pos").stdout
+    assert shop.fab("provision", "--check").returncode == 0
+
+
+@pytest.mark.nightly
 def test_a_copy_that_does_not_answer_takes_the_users_with_it(flat: tuple[Shop, Snapshot]) -> None:
     """The new one is not well, first in private, then through the door: the old one serves, with its uploads."""
     shop = shop_of(flat, ELSEWHERE)
