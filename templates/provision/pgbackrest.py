@@ -175,7 +175,6 @@ def backup(at: str) -> str:
 
 
 def serve(application: str, user: str, wanted: str) -> None:
-    PLACE.mkdir(mode=0o755, exist_ok=True)
     side, said = PLACE / application, PLACE / f"{application}.json"
     with only_one(application):
         try:
@@ -304,8 +303,13 @@ def settings(side: Path, folder: str, programs: Path) -> dict[str, str]:
         "hba_file": f"{side}/hba",
         "ident_file": f"{side}/ident",
         "external_pid_file": "",
+        "recovery_end_command": "",
+        "archive_cleanup_command": "",
+        "recovery_min_apply_delay": "0",
         "listen_addresses": "",
         "unix_socket_directories": folder,
+        "unix_socket_permissions": "0777",
+        "unix_socket_group": "",
         "port": "5432",
         "ssl": "off",
         "archive_mode": "off",
@@ -320,6 +324,7 @@ def settings(side: Path, folder: str, programs: Path) -> dict[str, str]:
         "fsync": "off",
         "full_page_writes": "off",
         "shared_buffers": "128MB",
+        "huge_pages": "off",
         "logging_collector": "off",
         "log_destination": "stderr",
         "lc_messages": "C",
@@ -334,6 +339,12 @@ def reason(log: str) -> tuple[str, str]:
     if "recovery ended before configured recovery target was reached" in log:
         until = f"; it ends at {last[-1]}" if last else ""
         return f"that moment cannot be reached: the archive does not go so far{until}", "fab backups"
+    if "Read-only file system" in log:
+        error = "between the last backup of the archive and that moment a tablespace was made, which lies where it lay"
+        return (
+            error,
+            "it cannot be replayed beside the live one; moments after the next backup of the archive can be had",
+        )
     fatal = re.findall(r"FATAL: +(.*)", log) or log.strip().splitlines()[-1:] or ["it said nothing"]
     return f"the cluster beside does not start: {fatal[-1]}", "nothing was touched"
 

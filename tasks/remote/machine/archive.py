@@ -11,6 +11,8 @@ from . import postgres
 from .things import file, folder, packages, part, unit
 
 KEY = "/etc/pgbackrest/conf.d/fab-releases-key.conf"
+PLACE = "/var/lib/postgresql/fab-releases"
+"""Where a moment is restored, beside the live cluster."""
 COMMAND = "pgbackrest --stanza=main archive-push %p"
 SETTINGS = f"""\
 # Every change is archived, a minute after it at the latest. Written by fab-releases.
@@ -35,7 +37,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret) -> tuple
         f"{name}-archive.service": files.render("systemd/archive.service", stage, program=program(stage)),
         f"{name}-archive.timer": files.render("systemd/archive.timer", stage),
         f"{name}-moment@.service": files.render(
-            "systemd/moment.service", stage, program=program(stage), user=host.user
+            "systemd/moment.service", stage, program=program(stage), user=host.user, place=PLACE
         ),
     }
     return (
@@ -44,6 +46,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret) -> tuple
             "Archive every change of the database",
             packages("pgbackrest"),
             folder(stage.backup.archive, "postgres", "postgres", "750"),
+            folder(PLACE, "postgres", "postgres", "755"),
             _key(stage, key),
             file("/etc/pgbackrest/pgbackrest.conf", files.render("pgbackrest", stage, version=version)),
             _archives(stage),
