@@ -37,6 +37,7 @@ def test_the_page_for_a_broken_application_does_not_help(shop: Shop) -> None:
     assert good in said[-1]
 
 
+@pytest.mark.nightly
 def test_the_page_for_a_corrupt_database_does_not_help(shop: Shop) -> None:
     """Somebody deletes every sale; the page's date is a moment before that."""
     await_page(shop)
