@@ -40,7 +40,7 @@ def with_file_flag(words: Sequence[str], namespace: invoke.Collection) -> list[s
             value_is_due = False
         elif word in namespace.task_names:
             flags = inspect.signature(namespace[word].body).parameters.values()
-            takes_value = {f"--{one.name.strip('_').replace('_', '-')}": not isinstance(one.default, bool) for one in flags}
+            takes_value = {_flag(one.name): not isinstance(one.default, bool) for one in flags}
         elif word.startswith("-"):
             takes_value = takes_value if word.partition("=")[0] in takes_value else {}  # Fabric's own, or a mistake
             value_is_due = takes_value.get(word, False)
@@ -49,6 +49,11 @@ def with_file_flag(words: Sequence[str], namespace: invoke.Collection) -> list[s
             takes_value = {}
         told.append(word)
     return told
+
+
+def _flag(parameter: str) -> str:
+    """As Invoke calls it: a word that Python keeps for itself has an underscore at its end."""
+    return f"--{parameter.strip('_').replace('_', '-')}"
 
 
 def _usage_is_2(parse: Callable[[], None], namespace: invoke.Collection) -> Callable[[], None]:

@@ -183,6 +183,9 @@ def _of_a_person(loss: Loss) -> Iterator[str]:
         return
     if loss.application:
         yield f"point {here.domain or 'the DNS name'} at the new address, if it has changed"
+    others = [host.name for host in here.app_hosts if host.name in loss.hosts and host != loss.application]
+    if loss.application and others and here.shared_dirs:
+        yield f"{', '.join(here.shared_dirs)} on {', '.join(others)}: only those of {here.primary.name} were sent away"
     if loss.application and here.tls.certificate == "certbot":
         yield "nothing about the certificate: it is back, and renewed once the name leads here (fab check)"
     if loss.application and here.tls.certificate == "files":

@@ -98,6 +98,8 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     steps: dict[str, tuple[Step, ...]] = {}
     if loss.application:
         fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot))
+        if _is_apart(was) and loss.database == loss.application:
+            fetch += script(("fetch_own", *repository, f"{was.application}-database", f"{_facts(was)}/globals.sql"))
         told = script(("tell_release", was.application))
         steps[loss.application.name] = (
             restic,
@@ -108,8 +110,7 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
         own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
         dumps = f"{was.layout.deploy_to}/backups/database"
-        facts = f"/var/lib/fab-releases/offsite/{was.application}"
-        there = (dumps,) if _is_apart(was) else (dumps, facts)
+        there = (dumps,) if _is_apart(was) else (dumps, _facts(was))
         fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
     return _plan(loss, "fetch", "Fetch what was sent away", steps)
@@ -117,6 +118,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
 
 def _is_apart(stage: Stage) -> bool:
     return stage.database_host != stage.primary
+
+
+def _facts(stage: Stage) -> str:
+    return f"/var/lib/fab-releases/offsite/{stage.application}"
 
 
 def _before(loss: Loss, host: Host) -> Script:

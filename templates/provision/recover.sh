@@ -46,12 +46,13 @@ fetch_snapshot() { # REPOSITORY KEY VARIABLES HOST SNAPSHOT PATH...   all that i
   close_repository
 }
 
-fetch_own() { # REPOSITORY KEY VARIABLES HOST   what the database's own host sent, where there is any
-  local found
+fetch_own() { # REPOSITORY KEY VARIABLES HOST PATH...   what the database's own host sent, where there is any; of it, what is below PATHs
+  local found path words=()
+  for path in "${@:5}"; do words+=(--include "$path"); done
   open_repository "$1" "$2" "$3"
   found=$(restic --quiet --no-lock snapshots --host "$4" --tag fab-releases --json) || die "nothing could be read from $1" "the lines above are restic's"
   if [[ $found == *'"time"'* ]]; then
-    restic --quiet --no-lock restore latest --host "$4" --tag fab-releases --target "$RECOVERED" || die "nothing of $4 could be fetched from $1" "the lines above are restic's"
+    restic --quiet --no-lock restore latest --host "$4" --tag fab-releases --target "$RECOVERED" "${words[@]}" || die "nothing of $4 could be fetched from $1" "the lines above are restic's"
   else
     warn "nothing was ever sent from the database's own host: only roles that are made by fab provision come back"
   fi
@@ -153,6 +154,7 @@ recovered_files() { # SHARED_THERE USER_THERE=USER APP_USER_THERE=APP_USER LEFT_
     # The same bytes under a second name: a run that was cut off has left no half file.
     cp -a --link --force "$path" "$SHARED/" 2>/dev/null || cp -a --force "$path" "$SHARED/"
   done
+  : >"$PRIVATE/recovered" # what a first deploy does was done long ago
   fact files "$(find "$SHARED" -type f | wc -l)"
 }
 

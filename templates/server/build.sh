@@ -250,7 +250,7 @@ hook() { # ID WHEN COMMAND   "-command" may fail, "first:command" runs at the fi
   local dir=$RELEASES/$1 command=$3 optional=''
   [ -d "$dir" ] || dir=$STAGING/$1
   case $command in first:*)
-    [ -z "$(current_id)" ] || return 0
+    if [ -n "$(current_id)" ] || [ -e "$PRIVATE/recovered" ]; then return 0; fi
     command=${command#first:}
     ;;
   esac

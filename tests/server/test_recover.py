@@ -113,6 +113,7 @@ def lost(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     known_to(vault, first, origin, "1.0")
     repository = f"sftp:deploy@{vault.address}:/srv/vault/pos"
     more = f'[backup]\nrepository = "{repository}"\nkey = "{folder}/pos.key"\n[python]\nextra = ["floating"]\n'
+    more += '[hooks]\nafter_checkout = ["first:echo once >>/srv/pos/shared/first"]\n'
     shop = Shop(folder, (first,))
     shop.configure(more)
     provision, backup = BEFORE
@@ -178,6 +179,7 @@ def test_a_lost_server_is_lost_for_good(lost: Lost) -> None:
     assert server.run(f"cat {receipt}; stat -c ', %U:%G' {receipt}").stdout.strip() == "thank you, app:www-data"
     assert lost.shop.current().rpartition("-")[2] == lost.release.rpartition("-")[2]
     assert server.run("grep floating /srv/pos/current/.release/freeze.txt").stdout == "floating==1.0\n"
+    assert server.run("cat /srv/pos/shared/first").stdout == "once\n", "what a first deploy does was done again"
     assert json.loads(lost.shop.get())["ok"] is True
     assert lost.shop.fab("provision", "--check").returncode == 0
     secrets = [line.partition("=")[2] for line in lost.environment.splitlines() if "SECRET_KEY" in line]
