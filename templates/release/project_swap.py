@@ -15,7 +15,7 @@ from project_preflight import holders
 from project_sessions import fetch, maintenance, quote
 
 LOCK_WAIT = 5_000  # milliseconds a rename waits for the database, and newcomers behind it
-GRACE = 0.7  # seconds for what is under way to end by itself; newcomers wait that long
+GRACE = 0.2  # seconds for what is under way to end by itself; longer only keeps more newcomers waiting, to be refused
 REST = 0.05  # seconds without a word after which a session is between two requests, most likely
 LOOK = 0.01  # seconds between two looks at who is still inside
 INSIDE = """

@@ -83,7 +83,7 @@ swapped() { # RUN BY NOTE
   answer kept | write_synced "$PRIVATE/kept-database"
   cp "$PRIVATE/kept-database" "$PRIVATE/swapped.$1"
   journal restored "$current" "$current" "$2" "$3; the one before is kept as $(cat "$PRIVATE/kept-database")"
-  while IFS= read -r line; do [ -z "$line" ] || warn "$line"; done < <(answer remarks)
+  while IFS= read -r line || [ -n "$line" ]; do warn "$line"; done < <(answer remarks)
 }
 
 unswap() { # RUN BY   undo of either; nothing where it did not get so far
