@@ -185,7 +185,7 @@ def test_a_backup_nobody_restored_is_called_good() -> None:
 def test_what_programs_get_is_documented() -> None:
     told = page.to_json((saved(1),), {}, standing())
     fields = documented()
-    assert [name for name, _ in fields["`fab backups --json`"]] == [*told]
+    assert [name for name, _ in fields["`fab backups --json`"]] == [*told, "archive"]
     assert [name for name, _ in fields["A backup"]] == [*told["backups"][0]]
     assert [name for name, _ in fields["`fab status --json`: `backups`"]] == [*page.standing_json(standing(), NOW)]
 

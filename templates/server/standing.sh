@@ -3,7 +3,7 @@
 # and the journal of releases; all else is read by bash itself, for `fab status` asks this each time.
 
 survey_backups() {
-  local now path name newest='' text
+  local now path name newest='' VALUE='' drilled=''
   TZ=UTC0 printf -v now '%(%Y%m%d-%H%M%S)T' -1
   for path in "$DEPLOY_TO/backups/database"/[0-9]*.json; do
     name=${path##*/}
@@ -11,35 +11,31 @@ survey_backups() {
   done
   if [ -n "$newest" ]; then
     fact backup "${newest##*/}"
-    text=$(<"$newest.json")
-    fact backup_taken "$(json_value taken_at "$text")"
-    if [ -f "$newest.drill" ]; then
-      text=$(<"$newest.drill")
-      fact backup_proven "$(json_value at "$text")"
-    fi
+    read_value taken_at "$newest.json"
+    fact backup_taken "$VALUE"
+    read_value at "$newest.drill"
+    fact backup_proven "$VALUE"
   fi
-  fact backup_drilled "$(last_drill)"
-  fact backup_sent "$(cat "/var/lib/fab-releases/$APPLICATION-offsite-at" 2>/dev/null)"
+  for path in "$DEPLOY_TO/backups/database"/*.drill; do
+    read_value at "$path"
+    [[ ! $VALUE > $drilled ]] || drilled=$VALUE
+  done
+  fact backup_drilled "$drilled"
+  VALUE=
+  read -r VALUE 2>/dev/null <"/var/lib/fab-releases/$APPLICATION-offsite-at" || true
+  fact backup_sent "$VALUE"
   fact backup_units "$(backup_units)"
   failed_runs
 }
 
-json_value() { # KEY TEXT   of a program of ours: its values have no quotes in them
-  [[ $2 =~ \"$1\":\ *\"([^\"]*)\" ]] && printf '%s' "${BASH_REMATCH[1]}"
+read_value() { # KEY FILE   -> VALUE; of a program of ours: its values have no quotes in them
+  local text=
+  VALUE=
+  [ ! -f "$2" ] || IFS= read -r -d '' text <"$2" || true # without a process of its own
+  [[ ! $text =~ \"$1\":\ *\"([^\"]*)\" ]] || VALUE=${BASH_REMATCH[1]}
 }
 
-last_drill() { # of any backup
-  local path text at='' last=''
-  for path in "$DEPLOY_TO/backups/database"/*.drill; do
-    [ -f "$path" ] || continue
-    text=$(<"$path")
-    at=$(json_value at "$text")
-    [[ ! $at > $last ]] || last=$at
-  done
-  printf '%s' "$last"
-}
-
-backup_units() { # NAME=STATE ...   an interface of the sandbox there is not
+backup_units() { # NAME=STATE ...   in a sandbox nothing runs by itself
   local service state words=()
   [ "$MANAGER" = systemd ] || return 0
   while IFS=$'\t' read -r service _ state _; do words+=("$service=$state"); done < <(
