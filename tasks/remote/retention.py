@@ -12,8 +12,8 @@ from .library import programs
 
 
 def fates(saved: Iterable[Saved], wanted: Backup, now: datetime) -> dict[str, Fate]:
-    """Name -> what keeps it, and whether the backup of tomorrow makes it go. Restore points go with their releases."""
-    mine = [one for one in saved if one.folder == "database"]
+    """Name -> what keeps it, and whether the backup of tomorrow makes it go. Others go otherwise."""
+    mine = [one for one in saved if one.kind == "backup"]
     names, proven = [one.name for one in mine], [one.name for one in mine if one.proven]
     stamp = f"{now.astimezone(UTC):%Y%m%d-%H%M%S}"
     kept = _policy().decide(names, proven, **wanted.keep, now=stamp)
