@@ -123,6 +123,31 @@ def test_a_backup_is_missed_or_taken_twice(
     assert called == ([] if taken == "none is due" else [f"--type={taken}"])
 
 
+def test_a_full_disk_is_found_out_late(program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(program, "PLACE", tmp_path)
+    reach = program.Reach("20261120-000001F", 1 << 60, START, START, 1, True)
+    with pytest.raises(program.Refused, match="bytes free, and the cluster beside needs"):
+        program.restore(tmp_path / "pos", START, reach)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (
+            "LOG:  last completed transaction was at log time 2026-11-20 14:34:58+00\n"
+            "FATAL:  recovery ended before configured recovery target was reached\n",
+            "the archive does not go so far; it ends at 2026-11-20 14:34:58+00",
+        ),
+        ('FATAL:  could not set permissions on directory "/x": Read-only file system\n', "a tablespace was made"),
+        ("FATAL:  out of memory\n", "does not start: out of memory"),
+        ("", "it said nothing"),
+    ],
+)
+def test_a_cluster_that_does_not_come_up_says_nothing(program: ModuleType, log: str, says: str) -> None:
+    assert says in program.reason(log)[0]
+
+
 def test_the_name_of_a_moment_is_another_there(program: ModuleType) -> None:
     for moment in (START, START.replace(microsecond=70)):
         assert archive.name(moment) == program.name(moment)
