@@ -22,6 +22,7 @@ BESIDE = "/srv/pos/shared/.fab-restore"
 SITE = "/etc/nginx/sites-available/pos"
 UNIT = "'/etc/systemd/system/pos-web@.service'"
 VARIABLES = "/srv/pos/shared/.env.production"
+AS_BEFORE = "tar -P -xpf /root/before.tar; systemctl daemon-reload"
 MORE = '[backup]\nrepository = "/srv/vault/pos"\n'
 
 
@@ -59,10 +60,9 @@ def spoiled(shop: Shop) -> Iterator[Shop]:
 @pytest.fixture
 def configured(shop: Shop) -> Iterator[Shop]:
     shop.configure(MORE)
-    kept = f"{SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos"
-    shop.server.run(f"rm -rf /root/etc; mkdir /root/etc; cp -a --parents {kept} /root/etc")
+    shop.server.run(f"tar -P -cf /root/before.tar {SITE} {UNIT} {VARIABLES} /etc/sudoers.d/pos")
     yield shop
-    shop.server.run("cp -a /root/etc/* /; systemctl daemon-reload; nginx -q -t && systemctl reload nginx")
+    shop.server.run(f"{AS_BEFORE}; nginx -q -t && systemctl reload nginx")
 
 
 def send_away(shop: Shop) -> str:
@@ -179,7 +179,7 @@ def test_what_was_broken_then_goes_live(configured: Shop, name: str) -> None:
     then = run(STATE).stdout
     run(how)
     snapshot = send_away(configured)
-    run("cp -a /root/etc/* /; systemctl daemon-reload")
+    run(AS_BEFORE)
     try:
         assert told in configured.fab("restore-config", "--date", "latest", "--yes", check=code).stderr
         assert run(STATE).stdout == then
@@ -235,9 +235,9 @@ def test_a_killed_restore_leaves_half_the_uploads(spoiled: Shop) -> None:
     for _ in range(12):
         begun = spoiled.start("restore-media", "--date", "latest", "--yes", "--wait", "1m")
         time.sleep(chance.uniform(1.0, 6.0))
-        run("pgrep -f 'python3 -IS -c' | xargs -r kill -9; pgrep -x restic | xargs -r kill -9; true")
         begun.send_signal(signal.SIGKILL)
         begun.wait()
+        run("pgrep -f '[p]ython3 -IS -c' | xargs -r kill -9; pgrep -x restic | xargs -r kill -9; true")
         assert receipts(spoiled) in (now, then)
         seen |= set(run(f"ls -A {BESIDE}").stdout.split())
     print(f"\n  left behind in 12 deaths: {sorted(seen)}")
