@@ -211,7 +211,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("moment", list(SEEN))
+@pytest.mark.parametrize("moment", [pytest.param("restoring", marks=pytest.mark.nightly), "swapping"])
 def test_a_restore_that_is_killed_leaves_the_live_database_open_and_whole(
     on_postgres: Release, cluster: Cluster, tmp_path: Path, sent: signal.Signals, moment: str
 ) -> None:

@@ -7,12 +7,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,48 @@ def test_a_run_that_was_cut_off_in_the_swap_cannot_say_what_it_kept(on_postgres:
     assert items(on_postgres) == ["kept", "newer"]
 
 
+# --- SQLite ---
+
+
+@pytest.fixture
+def on_sqlite(bare: Release, tmp_path: Path) -> tuple[Release, Path]:
+    """In WAL mode; `kept` was saved, `newer` came after it."""
+    bare.ok("migrate")
+    bare.sql("PRAGMA journal_mode = WAL")
+    bare.sql("INSERT INTO shop_item (name) VALUES ('kept')")
+    bare.ok("restore-point", directory=str(tmp_path / "backups"), name="point")
+    bare.sql("INSERT INTO shop_item (name) VALUES ('newer')")
+    return bare, Path(database_name(bare))
+
+
+def test_a_cut_off_swap_of_files_is_taken_for_a_whole_one(on_sqlite: tuple[Release, Path], tmp_path: Path) -> None:
+    """Cut off just before the rename, there is a second name of the live file; the journal of a dead copy is no use."""
+    release, live = on_sqlite
+    kept = live.with_name(f"{live.name}.before-20261122101530000000")
+    kept.hardlink_to(live)
+    for ending in (".restore", ".restore-journal", ".restore-wal"):
+        live.with_name(live.name + ending).write_bytes(b"\xd9\xd5\x05\xf9 half of something" * 100)
+    assert release.ok("undo-restore", kept=kept.name, if_kept=True) == {"kept": ""}
+    assert items(release) == ["kept", "newer"]
+    release.ok("restore", directory=str(tmp_path / "backups"), name="point")
+    assert items(release) == ["kept"]
+    assert not list(live.parent.glob("*.restore*"))
+
+
+@pytest.mark.nightly
+def test_a_file_is_swapped_under_a_sale(on_sqlite: tuple[Release, Path], tmp_path: Path) -> None:
+    """Somebody writes for longer than we wait: refused, and what he writes is there."""
+    release, live = on_sqlite
+    with closing(sqlite3.connect(live, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO shop_item (name) VALUES ('sold meanwhile')")
+        said = release.refused("restore", directory=str(tmp_path / "backups"), name="point")
+        assert "in use" in said["error"]
+        writer.execute("COMMIT")
+    assert items(release) == ["kept", "newer", "sold meanwhile"]
+    assert {path.name for path in live.parent.iterdir()} <= {live.name, f"{live.name}-wal", f"{live.name}-shm"}
+
+
 # --- room ---
 
 
@@ -384,6 +427,7 @@ def test_a_disk_that_fills_up_leaves_half_a_backup(on_postgres: Release) -> None
         on_postgres.ok("restore-point", directory=str(folder), name="point")
 
 
+@pytest.mark.nightly
 def test_the_databases_disk_fills_up_in_a_restore(bare: Release, python: Path, tmp_path: Path) -> None:
     """Refused beforehand where that can be seen; otherwise the live database is whole, and the next run works."""
     with small_disk(360) as folder, started(folder, "max_wal_size=32MB", "min_wal_size=32MB") as cluster:
