@@ -67,7 +67,7 @@ def known_to(vault: Server, server: Server, origin: Path, *versions: str) -> Non
     fill(server, origin)
     for version in versions:
         server.put(f"/srv/wheels/floating-{version}-py3-none-any.whl", wheel(version))
-    server.run("echo UV_FIND_LINKS=/srv/wheels >>/etc/environment")
+    server.run("mkdir -p /srv/wheels && echo UV_FIND_LINKS=/srv/wheels >>/etc/environment")
 
 
 def wheel(version: str) -> bytes:
