@@ -247,6 +247,32 @@ def test_what_only_postgres_may_set_is_lost_without_a_word(
     assert cluster.admin(asked) == "{log_min_duration_statement=250ms}"
 
 
+def test_autovacuum_keeps_everybody_inside(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    """Its worker is nobody's to end, and must not stop us from ending the others; PostgreSQL ends it by itself."""
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    on_postgres.sql("INSERT INTO shop_item (name) SELECT 'x' FROM generate_series(1, 20000)")
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    slow = (
+        "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_insert_threshold = 1"
+    )
+    on_postgres.sql(f"ALTER TABLE shop_item SET ({slow})")
+    at_work = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type = 'autovacuum worker'"
+    cluster.admin("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    cluster.admin("SELECT pg_reload_conf()")
+    try:
+        deadline = time.monotonic() + 90
+        while cluster.admin(at_work) == "0":
+            assert time.monotonic() < deadline
+            on_postgres.sql("UPDATE shop_item SET name = 'y'")
+            time.sleep(0.5)
+        with session(cluster, name, "SELECT 1", user="app"):
+            on_postgres.ok("restore", directory=str(tmp_path), name="point")
+    finally:
+        cluster.admin("ALTER SYSTEM RESET autovacuum_naptime")
+        cluster.admin("SELECT pg_reload_conf()")
+
+
 def test_a_limit_for_requests_ends_a_restore(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
     """statement_timeout of the application: ANALYZE of a slow index takes longer than any request may."""
     on_postgres.ok("migrate")

@@ -234,9 +234,10 @@ def drop_leftovers(control, live: str) -> None:
 
 
 def drop(control, name: str) -> None:
-    """With what still fills it: a pg_restore outlives a run that was killed."""
-    force = " WITH (FORCE)" if control.pg_version >= 130000 else ""
-    fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}{force}")
+    """With what still fills it: a pg_restore outlives a killed run. Without FORCE, which autovacuum makes fail."""
+    theirs = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL"
+    fetch(control, theirs, [name])
+    fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}")  # ends autovacuum, and waits up to 5 s for all to be gone
 
 
 def drop_if_possible(connection, name: str) -> None:

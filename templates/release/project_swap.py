@@ -18,8 +18,9 @@ LOCK_WAIT = 5_000  # milliseconds a rename waits for the database, and newcomers
 GRACE = 0.2  # seconds for what is under way to end by itself; longer only keeps more newcomers waiting, to be refused
 REST = 0.05  # seconds without a word after which a session is between two requests, most likely
 LOOK = 0.01  # seconds between two looks at who is still inside
+# Autovacuum is nobody's, and not ours to end: PostgreSQL does it.
 INSIDE = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s) AND usesysid IS NOT NULL
     AND (%s OR state = 'idle' AND state_change < clock_timestamp() - make_interval(secs => %s))"""
 OLDEST = """
     SELECT format('the transaction of %%s (session %%s, since %%s)', usename, pid, xact_start::timestamptz(0))
