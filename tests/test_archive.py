@@ -59,7 +59,7 @@ def archived(
         "0000000100000000": {"type": "path"},
         "00000002.history": {"type": "file", "time": 0},
     }
-    answers = {"info": [{"archive": [{"id": "15-1"}], "backup": info}], "repo-ls": files}
+    answers = {"backup": {}, "info": [{"archive": [{"id": "15-1"}], "backup": info}], "repo-ls": files}
     monkeypatch.setattr(program, "pgbackrest", lambda command, *words: json.dumps(answers[command]))
     return program.reaches({})
 
@@ -121,6 +121,18 @@ def test_a_backup_is_missed_or_taken_twice(
     )
     assert said.endswith(taken)
     assert called == ([] if taken == "none is due" else [f"--type={taken}"])
+
+
+def test_nobody_hears_of_an_archive_that_fails_until_it_is_full(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = {"last": at(1).isoformat(), "failed_at": at(2).isoformat(), "waiting": 3}
+    monkeypatch.setattr(program, "asked", lambda: live)
+    with pytest.raises(program.Refused, match="archiving fails"):
+        program.backup("02:30")
+    archived(program, monkeypatch, [], (0, "F"))
+    monkeypatch.setattr(program, "asked", lambda: live | {"last": at(3).isoformat()})
+    assert program.backup("02:30").endswith("full")
 
 
 def test_a_full_disk_is_found_out_late(program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -153,12 +153,16 @@ def spans(found: Sequence[Reach]) -> list[Reach]:
 
 
 def backup(at: str) -> str:
-    """Full once a week, and at once after a gap; else incremental, once a day."""
+    """Full once a week, and at once after a gap; else incremental, once a day. Refused where archiving fails, so that
+    somebody hears of it while nothing is lost yet.
+    """
     now = datetime.now().astimezone()
     hour, minute = map(int, at.split(":"))
     due = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     due -= timedelta(days=due > now)
     live = asked()
+    if fails(live):
+        raise Refused(f"archiving fails, last at {live['failed_at']}", unarchived(live))
     found = reaches(live)
     full = [one for one in found if one.label.endswith("F")]
     if not full or now - full[-1].start > FULL or not found[-1].is_open:
@@ -230,8 +234,8 @@ def chosen(wanted: str) -> tuple[datetime, Reach]:
 def unarchived(live: dict[str, Any]) -> str:
     if not live:
         return "PostgreSQL does not answer: systemctl status postgresql"
-    since = f" since {live['failed_at']}" if fails(live) else ""
-    return f"{live['waiting']} segments wait for it{since}: what pgbackrest says is in PostgreSQL's log"
+    failed = f", which failed last at {live['failed_at']}" if fails(live) else ""
+    return f"{live['waiting']} segments wait for it{failed}: what pgbackrest says is in PostgreSQL's log"
 
 
 def flush() -> tuple[datetime, bool]:
