@@ -225,14 +225,16 @@ def test_a_renewed_certificate_is_never_shown(secure: Shop) -> None:
 
 
 def test_a_renewal_that_stopped_working_is_not_noticed(secure: Shop) -> None:
-    """Five days before the end --check says so, and a run mends it."""
+    """Five days before the end --check says so, and a run mends it; fab check says at once that nothing renews."""
     secure.server.run("rm /etc/letsencrypt/renewal-hooks/deploy/fab-releases && systemctl disable -q certbot.timer")
     secure.server.run("python3 -", input=OLD)
     shown = secure.fab("provision", "--check", check=1).stdout
     assert "+not overdue" in shown
+    assert "app1 look renewal: nothing renews the certificate" in secure.fab("check", check=None).stdout
     assert {"certificate", "served certificate", "unit certbot.timer"} <= different(secure)
     secure.fab("provision", "--yes")
     assert different(secure) == set()
+    assert "app1 ok renewal: certbot.timer is on" in secure.fab("check", check=None).stdout
     assert is_served(curl(secure.server, "https://pos.test/healthz"))
 
 
