@@ -232,6 +232,11 @@ def test_an_archive_that_cannot_be_written_to_looks_well(fresh: Shop) -> None:
         time.sleep(0.5)
     shown = fresh.fab("backups").stdout
     assert "look at: the archive cannot be read" in shown or "look at: archiving failed" in shown
+    assert fresh.server.run("systemctl start pos-archive.service", check=False, timeout=120).returncode
+    deadline = time.monotonic() + 60  # who tells of it starts after it has ended
+    while '"event": "failed"' not in (told := fresh.server.run("cat /srv/pos/.releases/journal.jsonl").stdout):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.5)
     before = identity(fresh)
     fresh.fab("restore-db", "--date", "latest", "--yes", check=None, timeout=300)
     assert identity(fresh) == before
