@@ -19,6 +19,7 @@ from tasks.model.moment import moment
 from tasks.model.server import Provision
 from tasks.model.shell import script
 from tasks.model.snapshot import Snapshot, at_or_before
+from tasks.plans import snapshots as plans
 from tasks.remote.snapshots import File, Piece, changed, make, missing, pieces
 
 PROGRAM = Path(__file__).parent.parent / "templates" / "provision" / "snapshots.py"
@@ -303,3 +304,19 @@ def test_configuration_leaves_out_what_opens_the_repository_or_shows_a_secret() 
         *("/etc/redis/users.acl", "/etc/redis/redis.conf", "/etc/pgbouncer/userlist.txt"),
         *("/srv/pos/shared/.env", "/srv/pos/shared/google.json"),
     }
+
+
+def test_a_restored_sshd_undoes_itself_a_minute_later_unproven() -> None:
+    """The way in is proved for phases of these names; it comes after services have restarted, which may take longer."""
+    host = Host(name="one", address="203.0.113.10")
+    here = Stage(
+        name="production", application="pos", repository="/nowhere", deploy_to="/srv/pos", hosts=(host,),
+        environment=Environment(file=".env"), provision=Provision(ssh=True), services={"web": Service(kind="web")},
+    )  # fmt: skip
+    every = pieces(here, host, {"os": "debian 12"})
+    plan = plans.configuration(here, every, "wanted", "20261122-000000-0000000", "me", "")
+    names = [phase.name for phase in plan.phases]
+    assert "ssh" in names
+    steps = [step.name for phase in plan.phases for step in phase.steps["one"]]
+    assert steps[-2:] == ["ssh", "kept"]
+    assert len(plan.merged().phases) == 1

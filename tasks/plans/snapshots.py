@@ -33,10 +33,19 @@ def configuration(stage: Stage, pieces: tuple[Piece, ...], tree: str, current: s
     if current and any(one.part.name in SERVED for one in pieces):
         steps.append(Step("switch", "Restart the services with it", snapshots.restart(stage, current)))
     steps.append(Step("health", "Ask the site", snapshots.answers(stage, current)))
-    # What undoes itself unless a second connection comes in must not wait for services.
-    steps += [step for step in made if step.name in GUARDED]
-    steps.append(Step("kept", "Record it, keep the way back", snapshots.restored(stage, who, note)))
-    return _on_primary(stage, "restore-config", "Restore configuration", tuple(steps), current, visible=True)
+    phases = [("restore", "Restore configuration", steps)]
+    # What undoes itself unless a second connection comes in does not wait for services, and is found by its phase.
+    phases += [(step.name, step.title, [step]) for step in made if step.name in GUARDED]
+    kept = Step("kept", "Record it, keep the way back", snapshots.restored(stage, who, note))
+    phases.append(("record", "Record it", [kept]))
+    host = stage.primary.name
+    return Plan(
+        "restore-config",
+        stage.name,
+        (host,),
+        tuple(Phase(name, title, {host: tuple(steps)}, visible=True) for name, title, steps in phases),
+        release=current,
+    )
 
 
 def settled(stage: Stage, pieces: tuple[Piece, ...]) -> Plan:
@@ -48,8 +57,6 @@ def settled(stage: Stage, pieces: tuple[Piece, ...]) -> Plan:
     return _on_primary(stage, "restore-config", "Take back what a run that died had begun", steps)
 
 
-def _on_primary(
-    stage: Stage, verb: str, title: str, steps: tuple[Step, ...], current: str = "", *, visible: bool = False
-) -> Plan:
+def _on_primary(stage: Stage, verb: str, title: str, steps: tuple[Step, ...]) -> Plan:
     host = stage.primary.name
-    return Plan(verb, stage.name, (host,), (Phase("restore", title, {host: steps}, visible=visible),), release=current)
+    return Plan(verb, stage.name, (host,), (Phase("restore", title, {host: steps}),))

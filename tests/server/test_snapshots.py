@@ -12,6 +12,7 @@ import pytest
 
 from tasks.config.load import load, stage
 from tasks.remote import files
+from tasks.remote.machine import ssh
 from tests.servers.shop import Shop
 
 from .conftest import await_page
@@ -186,6 +187,24 @@ def test_what_was_broken_then_goes_live(configured: Shop, name: str) -> None:
         assert json.loads(configured.get())["ok"] is True
         run("nginx -q -t")
     finally:
+        restic(configured, f"forget {snapshot}")
+
+
+@pytest.mark.nightly
+def test_a_restored_sshd_is_taken_back_unseen(configured: Shop) -> None:
+    """It stays when a second connection came in, and nothing waits to undo it."""
+    configured.configure(MORE + "[provision]\nssh = true\n")
+    here, run = stage(load(configured.folder / "releases.toml")), configured.server.run
+    configured.server.put(ssh.PATH, files.render("sshd.conf", here, settings=ssh.SETTINGS))
+    snapshot = send_away(configured)
+    run(f"sed -i 's/MaxAuthTries 4/MaxAuthTries 6/' {ssh.PATH}; sshd -t && systemctl reload ssh")
+    try:
+        told = configured.fab("restore-config", "--date", "latest", "--yes").stderr
+        assert "a second connection came in" in told
+        assert "maxauthtries 4" in run("sshd -T").stdout
+        run("! test -e /var/lib/fab-releases/unproven/ssh && ! test -e /etc/systemd/system/fab-releases-undo.service")
+    finally:
+        run(f"rm {ssh.PATH}; systemctl reload ssh")
         restic(configured, f"forget {snapshot}")
 
 
