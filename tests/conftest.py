@@ -18,9 +18,10 @@ Boot = Callable[..., servers.Server]
 
 LONGEST = (
     *("test_load", "test_fleet", "test_topology", "test_interrupted", "test_applications", "test_bad_releases"),
+    *("test_recover", "test_runbooks", "test_restore", "test_point_in_time", "test_snapshots", "test_restore_traps"),
     *("test_hosts", "test_peers_bugs", "test_adopt", "test_provision", "test_tls", "test_security", "test_env"),
     *("test_crash_plans", "test_sandbox", "test_debian_13", "test_session", "test_servers", "test_other_services"),
-    *("test_wheel", "test_project", "test_project_restore", "test_library", "test_check", "test_snapshots"),
+    *("test_wheel", "test_project", "test_project_restore", "test_library", "test_check", "test_watched_backups"),
 )
 """Files that take longest, which begin first: a long one that begins last is waited for alone."""
 
