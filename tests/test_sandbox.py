@@ -285,6 +285,7 @@ def test_another_port_in_the_file_is_taken_up(checkout: Checkout) -> None:
         Checkout(checkout.folder, old).page()
 
 
+@pytest.mark.nightly
 def test_two_sandboxes_live_side_by_side_and_one_may_be_deleted_or_moved(checkout: Checkout, tmp_path: Path) -> None:
     other = clone(tmp_path / "other")
     other.port, own = checkout.port, other.port

@@ -372,6 +372,7 @@ def test_maintenance_shows_its_page_and_goes_away_again(shop: Shop) -> None:
     assert "on or off" in shop.fab("maintenance", "maybe", check=2).stderr
 
 
+@pytest.mark.nightly
 def test_a_pinned_release_outlives_many_deploys_and_a_cleanup(shop: Shop) -> None:
     toml = shop.folder / "releases.toml"
     toml.write_text(toml.read_text().replace("keep_releases = 3", "keep_releases = 1"))

@@ -138,7 +138,7 @@ def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, st
 def test_a_deploy_killed_at_any_moment_needs_somebody_to_clean_up(
     shop: Shop, figures: list[str], pytestconfig: pytest.Config
 ) -> None:
-    kills = KILLS if pytestconfig.getoption("--nightly") else KILLS // 3
+    kills = KILLS if pytestconfig.getoption("--nightly") else KILLS // 5
     began = time.monotonic()
     shop.fab("deploy", "--ref", "code-only", "--force")
     duration = time.monotonic() - began
