@@ -48,8 +48,9 @@ lint: $(SYNCED) ## Read the code, the scripts and the workflows for mistakes
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 .PHONY: bench
-bench: $(SYNCED) ## Measure what a release costs
+bench: $(SYNCED) ## Measure what releases, backups and restores cost
 	@.venv/bin/python -m bench
+	@.venv/bin/python -m bench.recovery
 
 .PHONY: docs
 docs: $(SYNCED) ## Write the generated pages of docs/ again
