@@ -242,6 +242,19 @@ def test_a_repository_that_cannot_be_opened_touches_something(spoiled: Shop) -> 
     assert "not in shared_dirs" in spoiled.fab("restore-media", "--date", "latest", "--path", "../etc", check=2).stderr
 
 
+def test_a_repository_that_is_gone_is_begun_anew_as_if_nothing_had_been(shop: Shop) -> None:
+    """A disk that is not mounted, say: a new repository would lie on the very server it is for."""
+    shop.server.run("mv /srv/vault/pos /srv/vault/elsewhere")
+    try:
+        sent = shop.server.run("/usr/local/lib/fab-releases/pos-offsite", check=False, timeout=120)
+        assert sent.returncode == 1
+        assert "/srv/vault/pos held what was sent away before, and cannot be opened now" in sent.stderr
+        assert "config" in sent.stderr, "restic's own words"
+        assert shop.server.run("ls /srv/vault").stdout.split() == ["elsewhere"]
+    finally:
+        shop.server.run("rm -rf /srv/vault/pos && mv /srv/vault/elsewhere /srv/vault/pos")
+
+
 @pytest.mark.nightly
 def test_a_killed_restore_leaves_half_the_uploads(spoiled: Shop) -> None:
     """kill -9 of fab and of what it began, at random moments: all uploads are of then, or all of now."""
