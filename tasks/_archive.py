@@ -10,10 +10,10 @@ from ._operator import now
 from ._scene import Scene, must
 from .engine.execute import ask
 from .model.archive import Archive
-from .model.backup import Saved, at_or_before
+from .model.backup import Saved
 from .model.errors import PreflightError
 from .model.event import Note
-from .model.moment import LATEST, Moment
+from .model.moment import LATEST, Moment, at_or_before, local
 from .remote import archive
 
 HOURS = 12 * 3600
@@ -26,8 +26,6 @@ def at_that_second(
     """PreflightError, before anything is done, for a moment that the archive does not reach. Without `take` it says
     what would be taken: a backup of no size.
     """
-    from .report.archive import local
-
     name, found = archive.name(wanted.at), archive.parse(facts)
     same = (one for one in saved if one.name == name or (one.taken == wanted.at and not _has(found, wanted)))
     if there := next(same, None):

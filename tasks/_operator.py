@@ -13,6 +13,7 @@ import invoke
 
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
+from .model.moment import Moment, moment
 
 CONFIG = Path("releases.toml")
 
@@ -43,6 +44,13 @@ def chosen(stage: Stage, context: invoke.Context, among: tuple[Host, ...] | None
                 f"-H {name}: no release is ever there ({', '.join(named[0].roles)})", f"this is about {names}"
             )
     return tuple(host for host in about if not only or host.name in only or host.address in only)
+
+
+def wanted(task: str, date: str, *, undo: bool) -> Moment | None:
+    """What --date of `task` means; None: --undo. UsageError unless it is one of them."""
+    if undo == bool(date):
+        raise UsageError("say either --date or --undo", f"fab {task} --date latest")
+    return None if undo else moment(date, now().astimezone())
 
 
 def who() -> str:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Mapping
-from datetime import datetime
 from secrets import token_hex
 from typing import Any
 
 import invoke
 
 from ._archive import at_that_second
-from ._operator import confirm, load_stage, now, strong, who
+from ._operator import confirm, load_stage, now, strong, wanted, who
 from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask
-from .model.backup import Saved, at_or_before
+from .model.backup import Saved
 from .model.config import Stage
-from .model.errors import PreflightError, UsageError
+from .model.errors import PreflightError
 from .model.event import Note
-from .model.moment import Moment, moment
+from .model.moment import FORMS, Moment, at_or_before, local
 from .model.plan import Plan
 from .model.shell import Script
 from .model.standing import Standing
@@ -68,7 +67,7 @@ def backups(context: invoke.Context, stage: str = "", json: bool = False) -> Non
 
 @task(
     help={
-        "date": 'as 2026-11-20, "2026-11-20 14:35" (your time zone), yesterday, latest or -2h',
+        "date": FORMS,
         "undo": "swap back what the last restore kept",
         "to_scratch": "restore beside and check, but do not swap: look at it, then drop it",
     }
@@ -85,22 +84,20 @@ def restore_db(
     json: bool = False,
 ) -> int:
     """Put the database back as it was at a date: beside, checked, swapped; --undo swaps back."""
-    if undo == bool(date):
-        raise UsageError("say either --date or --undo", "fab restore-db --date latest")
+    then = wanted("restore-db", date, undo=undo)
     here = load_stage(stage)
-    wanted = None if undo else moment(date, now().astimezone())
     with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         if not dry_run and not to_scratch:
             at.lock(f"restore-db {date or '--undo'}", wait)
         current = _settled(at)
         saved, facts = _listed(at)
-        if wanted is None:
+        if then is None:
             plan, done = _back(here, current, facts, yes=yes or dry_run)
         else:
             chosen = (
-                at_that_second(at, saved, facts, wanted, take=to_scratch or not dry_run)
+                at_that_second(at, saved, facts, then, take=to_scratch or not dry_run)
                 if here.is_archived
-                else _chosen(at, saved, wanted)
+                else _chosen(at, saved, then)
             )
             if to_scratch:
                 return _to_scratch(at, chosen)
@@ -131,17 +128,17 @@ def _forth(at: Scene, current: str, chosen: Saved, *, yes: bool) -> tuple[Plan, 
     found = json_module.loads(_say(at, saving.preview(chosen))["restore"])
     missing = _to_migrate(chosen, found)
     confirm(_question(chosen, found, missing), yes=yes)
-    done = f"the database is {chosen.name} of {_when(chosen.taken)}; `fab restore-db --undo` swaps back"
+    done = f"the database is {chosen.name} of {local(chosen.taken)}; `fab restore-db --undo` swaps back"
     return restoring.plan(at.stage, current, who(), chosen, run=token_hex(4), migrate=bool(missing)), done
 
 
-def _chosen(at: Scene, saved: tuple[Saved, ...], wanted: Moment) -> Saved:
+def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
     """The newest at or before the moment; says which and how much is not in it."""
-    chosen = at_or_before(saved, wanted)
+    chosen = at_or_before(saved, then)
     if chosen is None:
-        oldest = f"the oldest is of {_when(saved[-1].taken)}" if saved else "there is none at all"
-        raise PreflightError(f"there is no backup at or before {wanted.said}; {oldest}", "fab backups")
-    at.tell(Note(f"for {wanted.said}: {chosen.kind} {chosen.name}, taken {_when(chosen.taken)}"))
+        oldest = f"the oldest is of {local(saved[-1].taken)}" if saved else "there is none at all"
+        raise PreflightError(f"there is no backup at or before {then.said}; {oldest}", "fab backups")
+    at.tell(Note(f"for {then.said}: {chosen.kind} {chosen.name}, taken {local(chosen.taken)}"))
     at.tell(Note(f"what was written since then, {_hours(chosen)} h ago, is not in it", warning=True))
     return chosen
 
@@ -177,10 +174,6 @@ def _listed(at: Scene) -> tuple[tuple[Saved, ...], dict[str, str]]:
     (host, session), *_ = at.sessions.items()
     said = must(ask(session, saving.listing()), host)
     return saving.parse((mark.kind, *mark.words) for mark in said.marks), said.facts()
-
-
-def _when(taken: datetime) -> str:
-    return f"{taken.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _hours(saved: Saved) -> str:

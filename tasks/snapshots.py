@@ -9,7 +9,7 @@ from typing import Any
 
 import invoke
 
-from ._operator import confirm, load_stage, now, who
+from ._operator import confirm, load_stage, now, wanted, who
 from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
@@ -18,10 +18,10 @@ from .model.config import Stage
 from .model.errors import FailedError, PreflightError, UsageError
 from .model.event import Note
 from .model.machine import Drift, Thing
-from .model.moment import Moment, moment
+from .model.moment import FORMS, Moment, at_or_before, local
 from .model.plan import Plan
 from .model.shell import Script
-from .model.snapshot import Change, Names, Snapshot, at_or_before
+from .model.snapshot import Change, Names, Snapshot
 from .plans import snapshots as restoring
 from .provision import identified, prove_the_way_in
 from .remote import snapshots, variables
@@ -32,14 +32,13 @@ from .report import words
 
 HOURS = 12 * 3600
 """Seconds fetching may take."""
-DATE = 'as 2026-11-20, "2026-11-20 14:35" (your time zone), yesterday, latest or -2h'
 UNDO = "go back to what the last restore kept"
 PAGE = "docs/how-to/restore-files.md"
 
 
 @task(
     help={
-        "date": DATE,
+        "date": FORMS,
         "undo": UNDO,
         "path": "only this folder of shared_dirs, or one inside of it (default: all of shared_dirs)",
         "leave_out": "leave out devices, links that lead away and the like, instead of refusing",
@@ -58,7 +57,8 @@ def restore_media(
     json: bool = False,
 ) -> int:
     """Put uploads back as they were at a date: beside, checked, exchanged; --undo exchanges back."""
-    here, wanted = _asked(stage, date, undo=undo)
+    then = wanted("restore-media", date, undo=undo)
+    here = _stage(stage, undo=undo)
     folders = _folders(here, path)
     run, at_once = token_hex(4), yes or dry_run
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
@@ -66,10 +66,10 @@ def restore_media(
         if not dry_run:
             at.lock(f"restore-media {date or '--undo'}", wait)
         at.survey()
-        if wanted is None:
+        if then is None:
             media, done = _media_kept(at, Media(here, run, now().isoformat()), yes=at_once)
         else:
-            chosen = _chosen(at, wanted)
+            chosen = _chosen(at, then)
             media = Media(here, run, now().isoformat(), folders, chosen.id, leave_out)
             done = _media_then(at, media, chosen, yes=at_once)
         plan = restoring.media(media, who(), done)
@@ -80,11 +80,9 @@ def restore_media(
         )
 
 
-def _asked(stage: str, date: str, *, undo: bool) -> tuple[Stage, Moment | None]:
-    """The stage, and the moment wanted; None: what the last restore kept. UsageError."""
-    if undo == bool(date):
-        raise UsageError("say either --date or --undo", "fab restore-media --date latest")
-    here = load_stage(stage)
+def _stage(name: str, *, undo: bool) -> Stage:
+    """UsageError where there is nothing to restore from."""
+    here = load_stage(name)
     if here.manager != "systemd":
         raise UsageError(f"stage {here.name} sends nothing away from this machine", PAGE)
     if not undo and not here.backup.repository:
@@ -92,7 +90,7 @@ def _asked(stage: str, date: str, *, undo: bool) -> tuple[Stage, Moment | None]:
             "[backup] repository is not set: nothing was sent away, so there is nothing to restore from",
             f"set it, then fab provision and fab backup: {PAGE}",
         )
-    return here, None if undo else moment(date, now().astimezone())
+    return here
 
 
 def _folders(stage: Stage, path: str) -> tuple[str, ...]:
@@ -112,24 +110,24 @@ def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def _chosen(at: Scene, wanted: Moment) -> Snapshot:
+def _chosen(at: Scene, then: Moment) -> Snapshot:
     """The newest at or before the moment; says which and how old."""
     told = _answer(at, snapshots.listing(at.stage), timeout=180)["snapshots"]
     found = [Snapshot.from_json(one) for one in told]
-    chosen = at_or_before(found, wanted)
+    chosen = at_or_before(found, then)
     if chosen is None:
         oldest = min((one.taken for one in found), default=None)
-        has = f"the oldest is of {oldest.astimezone():%Y-%m-%d %H:%M:%S %Z}" if oldest else "there is none at all"
-        raise PreflightError(f"there is no snapshot at or before {wanted.said}; {has}", "fab backup sends one away")
+        has = f"the oldest is of {local(oldest)}" if oldest else "there is none at all"
+        raise PreflightError(f"there is no snapshot at or before {then.said}; {has}", "fab backup sends one away")
     hours = (now() - chosen.taken).total_seconds() / 3600
-    at.tell(Note(f"for {wanted.said}: snapshot {_named(chosen)}, {hours:.1f} h ago"))
+    at.tell(Note(f"for {then.said}: snapshot {_named(chosen)}, {hours:.1f} h ago"))
     if len(at.stage.app_hosts) > 1:
         at.tell(Note(f"this is about {at.stage.primary.name}, whose files are sent away: other hosts keep theirs"))
     return chosen
 
 
 def _named(snapshot: Snapshot) -> str:
-    return f"{snapshot.id} of {snapshot.taken.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    return f"{snapshot.id} of {local(snapshot.taken)}"
 
 
 def _answer(at: Scene, what: Script, timeout: float = HOURS) -> dict[str, Any]:
@@ -189,7 +187,7 @@ def _media_kept(at: Scene, media: Media, *, yes: bool) -> tuple[Media, str]:
 # --- configuration
 
 
-@task(help={"date": DATE, "undo": UNDO}, secret=True)
+@task(help={"date": FORMS, "undo": UNDO}, secret=True)
 def restore_config(
     context: invoke.Context,
     stage: str = "",
@@ -201,7 +199,8 @@ def restore_config(
     json: bool = False,
 ) -> int:
     """Put variables, nginx, units and the like back as they were at a date: checked, in use or put back; --undo."""
-    here, wanted = _asked(stage, date, undo=undo)
+    then = wanted("restore-config", date, undo=undo)
+    here = _stage(stage, undo=undo)
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
         facts = identified(at)
         if not dry_run:
@@ -210,10 +209,10 @@ def restore_config(
         every = snapshots.pieces(here, here.primary, facts[here.primary.name])
         _settle(at, every, dry_run=dry_run)
         try:
-            tree, note = _fetched(at, every, wanted) if wanted else _kept_configuration(at)
+            tree, note = _fetched(at, every, then) if then else _kept_configuration(at)
             found = _found(at, every, tree)
             pieces = snapshots.changed(every, found)
-            for path in snapshots.missing(every, found) if wanted else ():
+            for path in snapshots.missing(every, found) if then else ():
                 tell(Note(f"{path} was not there at that time: it is left as it is", warning=True))
             if not pieces:
                 tell(Note("nothing to do: every file is as it was then"))
@@ -243,9 +242,9 @@ def _settle(at: Scene, every: tuple[Piece, ...], *, dry_run: bool) -> None:
         raise FailedError(ending.message, ending.hint)
 
 
-def _fetched(at: Scene, every: tuple[Piece, ...], wanted: Moment) -> tuple[str, str]:
+def _fetched(at: Scene, every: tuple[Piece, ...], then: Moment) -> tuple[str, str]:
     """The tree on the server that has the files, and what it is."""
-    chosen = _chosen(at, wanted)
+    chosen = _chosen(at, then)
     _answer(at, snapshots.extract(at.stage, every, chosen.id))
     return "wanted", f"configuration as in snapshot {_named(chosen)}"
 

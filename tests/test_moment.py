@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.backup import Saved, at_or_before
+from tasks._operator import wanted
+from tasks.model.backup import Saved
 from tasks.model.errors import UsageError
-from tasks.model.moment import moment
+from tasks.model.moment import at_or_before, moment
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=BERLIN)
@@ -70,3 +71,11 @@ def test_a_backup_that_is_newer_than_the_date_is_taken(moments: list[datetime]) 
     found = at_or_before(backups, wanted)
     before = [one.taken for one in backups if one.taken <= wanted.at]
     assert (found.taken if found else None) == (max(before) if before else None)
+
+
+@pytest.mark.parametrize("task", ["restore-db", "restore-media", "restore-config"])
+def test_a_date_or_the_way_back_but_not_both_and_the_hint_names_the_task_that_was_typed(task: str) -> None:
+    for date, undo in (("", False), ("latest", True)):
+        with pytest.raises(UsageError) as refused:
+            wanted(task, date, undo=undo)
+        assert refused.value.hint == f"fab {task} --date latest"

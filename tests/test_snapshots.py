@@ -15,10 +15,10 @@ import pytest
 from tasks.model.backup import Backup
 from tasks.model.config import Environment, Host, Service, Stage
 from tasks.model.machine import Part
-from tasks.model.moment import moment
+from tasks.model.moment import at_or_before, moment
 from tasks.model.server import Provision
 from tasks.model.shell import script
-from tasks.model.snapshot import Snapshot, at_or_before
+from tasks.model.snapshot import Snapshot
 from tasks.plans import snapshots as plans
 from tasks.remote.snapshots import File, Piece, changed, make, missing, pieces
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from .moment import Moment
 from .typed import STRICT, Count, Line, Match, Positive, Text, Variable
 
 
@@ -115,8 +114,3 @@ class Fate:
     """What keeps it, as "daily: 2026-11-21"."""
     goes_next: bool
     """The backup of tomorrow makes it go."""
-
-
-def at_or_before(saved: Iterable[Saved], wanted: Moment) -> Saved | None:
-    """The newest that was taken at the moment or before it."""
-    return max((one for one in saved if one.taken <= wanted.at), key=lambda one: one.taken, default=None)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from typing import Protocol, TypeVar
 
 from .errors import UsageError
 
 LATEST = "the latest"
-FORMS = 'as 2026-11-20, "2026-11-20 14:35", yesterday, latest or -2h'
+FORMS = 'as 2026-11-20, "2026-11-20 14:35" (your time zone), yesterday, latest or -2h'
 AGO = re.compile(r"-(\d{1,5})(m|h|d)")
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+class Dated(Protocol):
+    @property
+    def taken(self) -> datetime: ...
+
+
+One = TypeVar("One", bound=Dated)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,16 @@ def moment(text: str, now: datetime) -> Moment:
         end = _end_of(read.replace(tzinfo=now.tzinfo))
         return _past(now if end > now and read.date() == now.date() else end, now)
     return _past(read if read.tzinfo else _in_zone(read, now.tzinfo, text), now)
+
+
+def at_or_before(found: Iterable[One], wanted: Moment) -> One | None:
+    """The newest that was taken at the moment or before it."""
+    return max((one for one in found if one.taken <= wanted.at), key=lambda one: one.taken, default=None)
+
+
+def local(at: datetime) -> str:
+    """In the time zone of this machine, which it names."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _end_of(day: datetime) -> datetime:

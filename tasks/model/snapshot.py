@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-
-from .moment import Moment
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,6 @@ class Snapshot:
     @classmethod
     def from_json(cls, told: Mapping[str, str]) -> Snapshot:
         return cls(told["id"], datetime.fromisoformat(told["taken"]))
-
-
-def at_or_before(snapshots: Iterable[Snapshot], wanted: Moment) -> Snapshot | None:
-    """The newest that was taken at the moment or before it."""
-    return max((one for one in snapshots if one.taken <= wanted.at), key=lambda one: one.taken, default=None)
 
 
 @dataclass(frozen=True)

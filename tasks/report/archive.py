@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..model.archive import Archive
+from ..model.moment import local
 from .words import bold, clean, counted
 
 SLOW = timedelta(minutes=10)
@@ -56,10 +57,6 @@ def attention(found: Archive, now: datetime) -> Iterator[tuple[str, str]]:
         yield f"{counted(found.waiting, 'segment')} wait to be archived", log
     if found.leftover:
         yield "a run that was killed has left a copy of the cluster beside", "the next restore-db removes it"
-
-
-def local(at: datetime) -> str:
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _age(at: datetime | None, now: datetime) -> str:
