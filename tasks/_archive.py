@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from ._operator import now
-from ._scene import Scene, must
-from .engine.execute import ask
+from ._scene import Scene
 from .model.archive import Archive
 from .model.backup import Saved
 from .model.errors import PreflightError
@@ -38,8 +37,7 @@ def at_that_second(
         at.tell(Note(f"before it, {name} is taken from the archive, beside the live database"))
         return Saved(name, "moment", wanted.at, "", 0, 0)
     at.tell(Note(f"for {wanted.said}: from the archive, restored beside the live database first"))
-    (host, session), *_ = at.sessions.items()
-    told = json.loads(must(ask(session, archive.take(wanted), timeout=HOURS), host).facts()["moment"])
+    told = json.loads(at.answer(archive.take(wanted), HOURS).facts()["moment"])
     taken = datetime.fromisoformat(told["taken_at"])
     at.tell(Note(f"{told['name']}: {told['rows']:,} rows, as they were at {local(taken)}"))
     return Saved(told["name"], "moment", taken, told["release"], told["bytes"], told["rows"], told["server_version"])

@@ -20,7 +20,7 @@ import invoke
 from ._operator import chosen, who
 from .engine.execute import Tell, ask, execute
 from .engine.local import open_local
-from .engine.session import Session, new_nonce
+from .engine.session import Result, Session, new_nonce
 from .model.config import Host, Stage, seconds
 from .model.errors import FailedError, HostLost, LockedError, PreflightError, ReleasesError
 from .model.event import Note, PlanFinished
@@ -92,6 +92,11 @@ class Scene:
         """To every host, outside a plan. FailedError with the first one's reason."""
         for host, result in self.together(lambda session: ask(session, what)).items():
             must(result, host)
+
+    def answer(self, what: Script, timeout: float = 120) -> Result:
+        """What the first host says, outside a plan. FailedError with its own words. `timeout` in seconds."""
+        (host, session), *_ = self.sessions.items()
+        return must(ask(session, what, timeout=timeout), host)
 
     def survey(self, *more: Script, all_hosts: tuple[Script, ...] = ()) -> dict[str, dict[str, str]]:
         """Fills `facts`, of hosts with releases. `more` is asked of the first only, `all_hosts` of each, at once."""
@@ -248,7 +253,7 @@ def open_host(stage: Stage, host: Host, identity: str = "", *, as_admin: bool = 
     return open_ssh(target, library.opening(stage, host, nonce, more=functions), nonce)
 
 
-def must(result: Any, host: str) -> Any:
+def must(result: Result, host: str) -> Result:
     """The result itself. FailedError with its own words when it is not ok."""
     if not result.ok:
         message, hint = result.error

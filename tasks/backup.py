@@ -11,16 +11,14 @@ import invoke
 
 from ._archive import at_that_second
 from ._operator import confirm, load_stage, now, strong, wanted, who
-from ._scene import Scene, must, scene, show_plan, talk
+from ._scene import Scene, scene, show_plan, talk
 from ._task import task
-from .engine.execute import ask
 from .model.backup import Saved
 from .model.config import Stage
 from .model.errors import PreflightError
 from .model.event import Note
 from .model.moment import FORMS, Moment, at_or_before, local
 from .model.plan import Plan
-from .model.shell import Script
 from .model.standing import Standing
 from .plans import restore as restoring
 from .remote import archive as archives
@@ -36,12 +34,12 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
     """Take a backup of the database now: written aside, read whole, then named; old ones go by the policy."""
     here = load_stage(stage)
     with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
-        said = json_module.loads(_say(at, saving.take(here))["backup"])
+        said = json_module.loads(at.answer(saving.take(here), HOURS).facts()["backup"])
         tell(Note(f"{said['name']}: {said['rows']:,} rows, {said['bytes']:,} bytes, read whole"))
         for old in said["dropped"]:
             tell(Note(f"{old} removed: not kept by [backup] daily, weekly or monthly"))
         if here.backup.repository:
-            _say(at, saving.send_away())
+            at.answer(saving.send_away(), HOURS)
             tell(Note(f"and sent to {here.backup.repository}, with media and configuration"))
 
 
@@ -125,7 +123,7 @@ def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> 
 def _forth(at: Scene, current: str, chosen: Saved, *, yes: bool) -> tuple[Plan, str]:
     if not chosen.size:  # the plan alone is wanted, and the archive was not asked for it yet
         return restoring.plan(at.stage, current, who(), chosen, run=token_hex(4)), ""
-    found = json_module.loads(_say(at, saving.preview(chosen))["restore"])
+    found = json_module.loads(at.answer(saving.preview(chosen), HOURS).facts()["restore"])
     missing = _to_migrate(chosen, found)
     confirm(_question(chosen, found, missing), yes=yes)
     done = f"the database is {chosen.name} of {local(chosen.taken)}; `fab restore-db --undo` swaps back"
@@ -144,7 +142,7 @@ def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
 
 
 def _to_scratch(at: Scene, chosen: Saved) -> int:
-    done = json_module.loads(_say(at, saving.rehearse(chosen, keep=True))["drill"])
+    done = json_module.loads(at.answer(saving.rehearse(chosen, keep=True), HOURS).facts()["drill"])
     at.tell(Note(f"restored as {done['scratch']}, {done['rows']:,} rows, checked; drop it when you have seen enough"))
     return 0
 
@@ -158,21 +156,13 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         chosen = next((one for one in saved if one.name == name or not name), None)
         if chosen is None:
             raise PreflightError(f"there is no backup{f' {name}' if name else ''}", "fab backup takes one")
-        done = json_module.loads(_say(at, saving.rehearse(chosen, keep=False, by=who()))["drill"])
+        done = json_module.loads(at.answer(saving.rehearse(chosen, keep=False, by=who()), HOURS).facts()["drill"])
         tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
         tell(Note(f"what was written in the last {_hours(chosen)} h is not in it (RPO)"))
 
 
-def _say(at: Scene, what: Script) -> dict[str, str]:
-    """The facts it told; FailedError with its own words. A large database may take hours."""
-    (host, session), *_ = at.sessions.items()
-    facts: dict[str, str] = must(ask(session, what, timeout=HOURS), host).facts()
-    return facts
-
-
 def _listed(at: Scene) -> tuple[tuple[Saved, ...], dict[str, str]]:
-    (host, session), *_ = at.sessions.items()
-    said = must(ask(session, saving.listing()), host)
+    said = at.answer(saving.listing())
     return saving.parse((mark.kind, *mark.words) for mark in said.marks), said.facts()
 
 

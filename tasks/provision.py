@@ -142,7 +142,7 @@ def _asked_aside(stage: Stage, host: Host) -> Result:
             error.hint,
         ) from None
     try:
-        return must(ask(session, stores.read(stage)), host.name)  # type: ignore[no-any-return]
+        return must(ask(session, stores.read(stage)), host.name)
     finally:
         session.close()
 

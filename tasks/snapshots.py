@@ -13,7 +13,6 @@ from ._operator import confirm, load_stage, now, wanted, who
 from ._scene import Scene, must, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
-from .engine.session import Result
 from .model.config import Stage
 from .model.errors import FailedError, PreflightError, UsageError
 from .model.event import Note
@@ -229,12 +228,17 @@ def restore_config(
 
 def _settle(at: Scene, every: tuple[Piece, ...], *, dry_run: bool) -> None:
     """What a run that died had begun is taken back first. FailedError where that does not work."""
-    (host,) = at.sessions
-    said = must(ask(at.sessions[host], snapshots.state()), host)
+    said = at.answer(snapshots.state())
     begun = {mark.words[0] for mark in said.marks if mark.kind == "begun"}
     if not begun:
         return
-    at.tell(Note("a restore of the configuration was cut off half-way: it is taken back first", host, warning=True))
+    at.tell(
+        Note(
+            "a restore of the configuration was cut off half-way: it is taken back first",
+            at.stage.primary.name,
+            warning=True,
+        )
+    )
     if dry_run:
         return
     ending = execute(restoring.settled(at.stage, snapshots.only(every, begun)), at.sessions, at.tell)
@@ -250,16 +254,14 @@ def _fetched(at: Scene, every: tuple[Piece, ...], then: Moment) -> tuple[str, st
 
 
 def _kept_configuration(at: Scene) -> tuple[str, str]:
-    (host,) = at.sessions
-    kept = must(ask(at.sessions[host], snapshots.state()), host).facts().get("kept")
+    kept = at.answer(snapshots.state()).facts().get("kept")
     if not kept:
         raise PreflightError("no restore has kept a configuration", "fab restore-config --date latest")
     return "kept", f"configuration as it was until {kept}"
 
 
 def _found(at: Scene, every: tuple[Piece, ...], tree: str) -> Mapping[str, str]:
-    (host,) = at.sessions
-    said = must(ask(at.sessions[host], snapshots.looks(at.stage, every, tree)), host)
+    said = at.answer(snapshots.looks(at.stage, every, tree))
     return parse((mark.kind, *mark.words) for mark in said.marks)
 
 
@@ -307,8 +309,7 @@ def _told(at: Scene, path: str, tree: str) -> str:
 
 def _variables(at: Scene, dialect: str, tree: str) -> dict[str, str]:
     """FailedError with the line of what the application could not read: before it is put anywhere."""
-    (host,) = at.sessions
-    said: Result = must(ask(at.sessions[host], snapshots.read(at.stage, tree)), host)
+    said = at.answer(snapshots.read(at.stage, tree))
     text = stores.told((mark.kind, *mark.words) for mark in said.marks).get("environment", "")
     return variables.read(text, dialect, f"{at.stage.environment.file} of the snapshot" if tree else "the live file")
 

@@ -25,6 +25,15 @@ class Layout:
         """Journal, lock and freeze."""
         return self.deploy_to / ".releases"
 
+    @property
+    def journal(self) -> PurePosixPath:
+        return self.private / "journal.jsonl"
+
+    @property
+    def dumps(self) -> PurePosixPath:
+        """Backups of the database."""
+        return self.deploy_to / "backups" / "database"
+
     def release(self, id: str) -> PurePosixPath:
         return self.deploy_to / "releases" / id
 

@@ -109,7 +109,7 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
         own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
-        dumps = f"{was.layout.deploy_to}/backups/database"
+        dumps = str(was.layout.dumps)
         there = (dumps,) if _is_apart(was) else (dumps, _facts(was))
         fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from ..model.backup import Saved
 from ..model.config import Stage
 from ..model.shell import Script, script
-from . import health, services
+from . import health
 
 
 def take(stage: Stage) -> Script:
@@ -19,15 +19,12 @@ def take(stage: Stage) -> Script:
 
 def arguments(stage: Stage) -> str:
     """What the release's program is told, by us or by the timer."""
-    return json.dumps({"directory": str(stage.layout.deploy_to / "backups" / "database"), "keep": stage.backup.keep})
+    return json.dumps({"directory": str(stage.layout.dumps), "keep": stage.backup.keep})
 
 
 def drill_arguments(stage: Stage) -> str:
     """As the timer says it: of the newest."""
-    layout = stage.layout
-    return json.dumps(
-        {"directory": str(layout.deploy_to / "backups" / "database"), "journal": str(layout.private / "journal.jsonl")}
-    )
+    return json.dumps({"directory": str(stage.layout.dumps), "journal": str(stage.layout.journal)})
 
 
 def look(stage: Stage) -> Script:
@@ -83,5 +80,4 @@ def rehearse(saved: Saved, *, keep: bool, by: str = "") -> Script:
 
 
 def well(run: str, stage: Stage, current: str) -> Script:
-    asked = health.front(stage, current) if services.names(stage, stage.primary, "web") else ""
-    return script(("site_is_well", run, asked))
+    return script(("site_is_well", run, health.in_front(stage, stage.primary, current)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ..model.config import Stage, seconds
+from ..model.config import Host, Stage, seconds
+from . import services
 
 
 def private(stage: Stage, id: str) -> str:
@@ -16,6 +17,11 @@ def front(stage: Stage, id: str) -> str:
     """Through the door users come in by. Short: whoever is there now waits for the verdict."""
     door = stage.health.front or f"http://127.0.0.1:{stage.port if stage.manager == 'supervisor' else 80}"
     return _request(stage, id, {"door": door}, min(15.0, seconds(stage.health.deadline)))
+
+
+def in_front(stage: Stage, host: Host, id: str) -> str:
+    """As `front`; "" on a host without web processes, which has no door to ask at."""
+    return front(stage, id) if services.names(stage, host, "web") else ""
 
 
 def _request(stage: Stage, id: str, where: dict[str, str], deadline: float) -> str:

@@ -24,8 +24,7 @@ def activate(
 
     A host without web processes has no door to ask at: its switch is proved by its workers.
     """
-    asked = health.front(stage, id) if services.names(stage, host, "web") else ""
-    return script(("activate", id, previous, leaves, asked, who, note))
+    return script(("activate", id, previous, leaves, health.in_front(stage, host, id), who, note))
 
 
 def put_back(id: str, previous: str, who: str, state: str) -> Script:

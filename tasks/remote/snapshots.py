@@ -265,8 +265,7 @@ def restart(stage: Stage, current: str) -> Script:
 
 
 def answers(stage: Stage, current: str) -> Script:
-    asked = health.front(stage, current) if services.names(stage, stage.primary, "web") else ""
-    return script(("site_answers", stage.primary.user, asked))
+    return script(("site_answers", stage.primary.user, health.in_front(stage, stage.primary, current)))
 
 
 def restored(stage: Stage, who: str, note: str) -> Script:

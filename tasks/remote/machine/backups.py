@@ -74,7 +74,7 @@ def _failed(stage: Stage, host: Host) -> Part:
         "application": stage.application,
         "stage": stage.name,
         "current": str(stage.layout.current),
-        "journal": str(stage.layout.private / "journal.jsonl"),
+        "journal": str(stage.layout.journal),
         "variable": stage.notify.webhook_variable,
     }
     text = files.render(
