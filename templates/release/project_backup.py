@@ -70,9 +70,13 @@ def backup(arguments: dict) -> dict:
     kept = project_retention.decide(names, proven(directory), **arguments["keep"], now=name)
     dropped = sorted(set(names) - set(kept))
     for old in dropped:
-        for path in (directory / f"{old}.json", *directory.glob(f"{old}.*")):  # without its manifest it is none
-            path.unlink(missing_ok=True)
+        remove(directory, old)
     return {**taken, "dropped": dropped}
+
+
+def remove(directory: Path, name: str) -> None:
+    for path in (directory / f"{name}.json", *directory.glob(f"{name}.*")):  # without its manifest it is none
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

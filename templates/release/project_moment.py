@@ -29,5 +29,4 @@ def drop_old(directory: Path) -> None:
     """Those that were taken for a restore of last week: the policy of the daily ones knows nothing of them."""
     for manifest in directory.glob("at-*.json"):
         if time.time() - manifest.stat().st_mtime > KEPT:
-            for path in (manifest, *directory.glob(f"{manifest.stem}.*")):  # without its manifest it is none
-                path.unlink(missing_ok=True)
+            project_backup.remove(directory, manifest.stem)

@@ -15,8 +15,7 @@ take_moment() { # MOMENT   20261120-143500-000000 in UTC, or latest
   exec 8>>"$PRIVATE/moment.lock"
   flock -n 8 || die "another run is taking a moment from the archive" "wait for it"
   end_moments
-  mkdir -p "$DEPLOY_TO/backups/database"
-  chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
+  prepare_dumps
   MOMENT=$1
   trap 'end_moment "$MOMENT"' EXIT
   systemctl_as_root start "$APPLICATION-moment@$1.service" || no_moment "$1" "$said"

@@ -5,9 +5,13 @@ backup() { # JSON
   local current
   current=$(current_id)
   [ -n "$current" ] || die "nothing is live here, so nobody knows the database" "fab deploy"
+  prepare_dumps
+  project "$RELEASES/$current" backup "$1" || refuse "no backup was taken"
+}
+
+prepare_dumps() {
   mkdir -p "$DEPLOY_TO/backups/database"
   chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
-  project "$RELEASES/$current" backup "$1" || refuse "no backup was taken"
 }
 
 send_away() { # waits for its end
@@ -18,22 +22,22 @@ send_away() { # waits for its end
 }
 
 list_backups() {
-  local kind folder file kept
+  local kind folder file kept VALUE at
   for kind in backup 'restore point'; do
     folder=$DEPLOY_TO/backups/database
     [ "$kind" = backup ] || folder=$DEPLOY_TO/backups/restore-points
     for file in "$folder"/*.json; do
-      [ ! -f "$file" ] || mark saved "$kind" "$(base64 -w 0 "$file")" "$(drill_value at "$file")" "$(drill_value seconds "$file")"
+      [ -f "$file" ] || continue
+      read_value at "${file%.json}.drill"
+      at=$VALUE
+      read_value seconds "${file%.json}.drill"
+      mark saved "$kind" "$(base64 -w 0 "$file")" "$at" "$VALUE"
     done
   done
   survey_backups
   kept=$(last_kept)
   [ -z "$kept" ] || fact kept "$kept"
   list_archive
-}
-
-drill_value() { # KEY MANIFEST   of the proof beside it
-  sed -n "s/.*\"$1\": \"\?\([^\",}]*\).*/\1/p" "${2%.json}.drill" 2>/dev/null
 }
 
 rehearse() { # FOLDER NAME KEEP BY

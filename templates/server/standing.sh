@@ -32,7 +32,7 @@ read_value() { # KEY FILE   -> VALUE; of a program of ours: its values have no q
   local text=
   VALUE=
   [ ! -f "$2" ] || IFS= read -r -d '' text <"$2" || true # without a process of its own
-  [[ ! $text =~ \"$1\":\ *\"([^\"]*)\" ]] || VALUE=${BASH_REMATCH[1]}
+  [[ ! $text =~ \"$1\":\ *(\"([^\"]*)\"|([0-9.]+)) ]] || VALUE=${BASH_REMATCH[2]}${BASH_REMATCH[3]}
 }
 
 backup_units() { # NAME=STATE ...   in a sandbox nothing runs by itself

@@ -93,14 +93,12 @@ def _failed(stage: Stage, host: Host) -> Part:
 
 def _offsite(stage: Stage, offsite: Offsite) -> Part:
     """As root: what a new server needs is all over /etc."""
-    program = f"/usr/local/lib/fab-releases/{stage.application}-offsite"
-    service = f"/etc/systemd/system/{stage.application}-offsite.service"
+    program = _sender(stage)
+    service = f"{UNITS}/{stage.application}-offsite.service"
     return part(
         "offsite",
         "Send backups away",
-        packages("restic"),
-        secret(f"/etc/fab-releases/{stage.application}.key", offsite.key),
-        secret(f"/etc/fab-releases/{stage.application}.env", offsite.variables),
+        *_means(stage, offsite),
         file(program, files.render("offsite", stage), "755"),
         file(service, files.render("systemd/offsite.service", stage, program=program)),
         check=("units_verified", service),
@@ -109,20 +107,30 @@ def _offsite(stage: Stage, offsite: Offsite) -> Part:
 
 
 def _offsite_database(stage: Stage, offsite: Offsite) -> Part:
-    program = f"/usr/local/lib/fab-releases/{stage.application}-offsite"
-    name = f"{stage.application}-offsite"
+    program, name = _sender(stage), f"{stage.application}-offsite"
     return part(
         "offsite",
         "Send backups away",
-        packages("restic"),
-        secret(f"/etc/fab-releases/{stage.application}.key", offsite.key),
-        secret(f"/etc/fab-releases/{stage.application}.env", offsite.variables),
+        *_means(stage, offsite),
         file(program, files.render("offsite-database", stage), "755"),
         file(f"{UNITS}/{name}.service", files.render("systemd/offsite-database.service", stage, program=program)),
         file(f"{UNITS}/{name}.timer", files.render("systemd/backup.timer", stage)),
         unit(f"{name}.timer"),
         check=("units_verified", f"{UNITS}/{name}.service", f"{UNITS}/{name}.timer"),
         use=("restart", f"{name}.timer"),
+    )
+
+
+def _sender(stage: Stage) -> str:
+    return f"/usr/local/lib/fab-releases/{stage.application}-offsite"
+
+
+def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
+    """Of sending: the program, the key, what the repository asks for."""
+    return (
+        packages("restic"),
+        secret(f"/etc/fab-releases/{stage.application}.key", offsite.key),
+        secret(f"/etc/fab-releases/{stage.application}.env", offsite.variables),
     )
 
 
