@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.meanwhile import every
 from tests.servers.server import Server
 
 
@@ -31,7 +32,7 @@ class Seen:
 @contextmanager
 def users(server: Server, name: str, path: str = "/healthz") -> Iterator[Seen]:
     """Each request is a connection of its own; none is made where nothing answers at the beginning."""
-    seen, over = Seen(), threading.Event()
+    seen = Seen()
 
     def ask() -> None:
         seen.asked += 1
@@ -40,22 +41,13 @@ def users(server: Server, name: str, path: str = "/healthz") -> Iterator[Seen]:
         else:
             seen.failed += 1
 
-    def beat() -> None:
-        while not over.wait(0.05):
-            threading.Thread(target=ask, daemon=True).start()
-
     if not _answers(server, name, path):
         yield seen
         return
     seen.answered.append(time.monotonic())
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with every(0.05, lambda: threading.Thread(target=ask, daemon=True).start()):
         yield seen
-    finally:
-        over.set()
-        thread.join()
-        time.sleep(0.5)
+    time.sleep(0.5)
 
 
 def _answers(server: Server, name: str, path: str) -> bool:

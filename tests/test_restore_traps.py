@@ -30,6 +30,7 @@ from tests.application import (
     session,
     started,
 )
+from tests.meanwhile import meanwhile
 
 Changed = tuple[dict[str, Any], bytes]
 
@@ -433,20 +434,14 @@ def test_a_disk_that_fills_up_leaves_half_a_backup(on_postgres: Release) -> None
     on_postgres.ok("migrate")
     on_postgres.sql("INSERT INTO shop_item (name) SELECT md5(i::text) FROM generate_series(1, 300000) AS i")
     with small_disk(200) as folder:
-        stop = threading.Event()
 
-        def fill_later() -> None:
-            while not list(folder.glob("*.dump.part")) and not stop.is_set():
+        def fill_later(over: threading.Event) -> None:
+            while not list(folder.glob("*.dump.part")) and not over.is_set():
                 time.sleep(0.005)
-            fill(folder, stop)
+            fill(folder, over)
 
-        helper = threading.Thread(target=fill_later)
-        helper.start()
-        try:
+        with meanwhile(fill_later):
             said = on_postgres.refused("restore-point", directory=str(folder), name="point")
-        finally:
-            stop.set()
-            helper.join()
         assert "pg_dump failed" in said["error"]
         assert [path.name for path in folder.iterdir()] == ["filling"]
         (folder / "filling").unlink()
@@ -468,20 +463,14 @@ def test_the_databases_disk_fills_up_in_a_restore(bare: Release, python: Path, t
         assert f"{folder / 'data'} has " in said["error"]
         assert "for its WAL" in said["error"]
         (tmp_path / "point.json").write_text(json.dumps(manifest))
-        stop = threading.Event()
 
-        def fill_later() -> None:
+        def fill_later(over: threading.Event) -> None:
             while cluster.admin("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_restore'") == "0":
-                assert not stop.is_set()
-            fill(folder, stop)
+                assert not over.is_set()
+            fill(folder, over)
 
-        helper = threading.Thread(target=fill_later)
-        helper.start()
-        try:
+        with meanwhile(fill_later):
             said = bare.refused("restore", directory=str(tmp_path), name="point")
-        finally:
-            stop.set()
-            helper.join()
         print(f"\n  {said['error']}")
         assert "pg_restore failed" in said["error"]
         (folder / "filling").unlink()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from subprocess import CompletedProcess
 
+from tests.meanwhile import every
 from tests.servers import Server
 from tests.servers.shop import Shop
 
@@ -48,21 +48,15 @@ def ask(server: Server, path: str = "/healthz") -> tuple[int, str]:
 @contextmanager
 def watched(server: Server) -> Iterator[Seen]:
     """Asks the live page ten times a second until the block is over, and at least twice."""
-    seen, over = Seen(), threading.Event()
+    seen = Seen()
 
     def look() -> None:
-        while not over.wait(0.1):
-            seen.answers.append(ask(server))
+        seen.answers.append(ask(server))
 
-    seen.answers.append(ask(server))
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    look()
+    with every(0.1, look):
         yield seen
-    finally:
-        over.set()
-        thread.join()
-    seen.answers.append(ask(server))
+    look()
 
 
 @contextmanager
