@@ -41,6 +41,8 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
         if here.backup.repository:
             at.answer(saving.send_away(), HOURS)
             tell(Note(f"and sent to {here.backup.repository}, with media and configuration"))
+        elif here.manager == "systemd":
+            tell(Note("only the database, and on this server only: [backup] repository is not set", warning=True))
 
 
 @task()

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.server
 def shop(shop: Shop) -> Shop:
     """`base` is live, three sales were made before a backup, and two after it."""
     sell(shop, "before", 3)
-    shop.fab("backup")
+    assert "only the database, and on this server only" in shop.fab("backup").stderr
     sell(shop, "after", 2)
     shop.server.snapshot()
     return put_back(shop)
@@ -187,7 +187,9 @@ def test_a_backup_that_is_not_one_is_listed(shop: Shop) -> None:
 def test_a_backup_is_believed_before_it_was_ever_restored(fresh: Shop) -> None:
     assert "fab drill" in fresh.fab("backups").stdout
     fresh.fab("drill")
-    assert backups(fresh)[0]["proven_at"]
+    proven = backups(fresh)[0]
+    assert proven["proven_at"]
+    assert isinstance(proven["proof_seconds"], float) and proven["proof_seconds"] > 0
     assert "fab drill" not in fresh.fab("backups").stdout
     assert sql(fresh, "select count(*) from pg_database where datname ~ '^pos_'") == "0"
 
