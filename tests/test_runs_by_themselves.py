@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -50,6 +51,20 @@ def test_lines_of_timers_and_of_people_are_one_journal(at: Library) -> None:
     assert whole[1]["note"] == 'backup: "no"\nway'
     facts = at.ok("survey_backups")
     assert json.loads(facts["failed_backup"])["note"] == 'backup: "no"\nway'
+
+
+@pytest.mark.parametrize(("by", "recorded"), [("ada", True), ("", False)])
+def test_a_drill_by_hand_that_fails_is_forgotten(at: Library, by: str, recorded: bool) -> None:
+    """Also one that is killed and gives no answer; a look at a scratch copy proves nothing either way."""
+    at.ok(f"journal live {LIVE} '' ada ''")
+    for answer in ('{"error": "rows \\"differ\\"", "hint": "h"}', ""):
+        program = f"project() {{ ANSWER={shlex.quote(answer)}; return 1; }}"
+        assert "cannot be restored" in at.refused(f"{program}; rehearse database b false '{by}'")
+    lines = [json.loads(line) for line in journal(at).read_text().splitlines()]
+    failed = [(one["seq"], one["by"], one["note"], one["unit"]) for one in lines if one["event"] == "failed"]
+    expected = [(2, by, 'drill: rows "differ"', "drill"), (3, by, "drill: it gave no answer", "drill")]
+    assert failed == (expected if recorded else [])
+    assert ("failed_drill" in at.ok("survey_backups")) is recorded
 
 
 def test_a_year_of_drills_hides_the_release_to_go_back_to(at: Library) -> None:

@@ -40,9 +40,13 @@ list_backups() {
   list_archive
 }
 
-rehearse() { # FOLDER NAME KEEP BY
-  project "$RELEASES/$(current_id)" drill "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"keep\": ${3:-false}, \"journal\": \"$PRIVATE/journal.jsonl\", \"by\": \"$(json_text "$4")\"}" ||
-    refuse "the backup $2 cannot be restored"
+rehearse() { # FOLDER NAME KEEP BY   BY: it is a drill, whose failure is history like one of the timer's
+  local id reason
+  id=$(current_id)
+  if project "$RELEASES/$id" drill "{\"directory\": \"$DEPLOY_TO/backups/$1\", \"name\": \"$2\", \"keep\": ${3:-false}, \"journal\": \"$PRIVATE/journal.jsonl\", \"by\": \"$(json_text "$4")\"}"; then return; fi
+  reason=$(answer error)
+  [ -z "$4" ] || journal failed "$id" '' "$4" "drill: ${reason:-it gave no answer}" drill
+  refuse "the backup $2 cannot be restored"
 }
 
 restore_plan() { # FOLDER NAME

@@ -23,14 +23,14 @@ set_state() { # ID STATE
   sed "s/\"state\": \"[a-z]*\"/\"state\": \"$2\"/" "$RELEASES/$1/release.json" | write_synced "$RELEASES/$1/release.json"
 }
 
-journal() { # EVENT ID PREVIOUS BY NOTE
+journal() { # EVENT ID PREVIOUS BY NOTE [UNIT]
   local file=$PRIVATE/journal.jsonl last
   # A power loss can leave half a last line: it is closed, never continued.
   if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
   [ -e "$file" ] || : >"$file"
   last=$(tail -n 50 "$file" | sed -n 's/^{"seq": \([0-9]*\),.*}$/\1/p' | tail -n 1)
-  printf '{"seq": %d, "event": "%s", "release": "%s", "previous": "%s", "at": "%s", "by": "%s", "note": "%s"}\n' \
-    "$((${last:-0} + 1))" "$1" "$2" "$3" "$(date -u +%FT%TZ)" "$(json_text "$4")" "$(json_text "$5")" >>"$file"
+  printf '{"seq": %d, "event": "%s", "release": "%s", "previous": "%s", "at": "%s", "by": "%s", "note": "%s"%s}\n' \
+    "$((${last:-0} + 1))" "$1" "$2" "$3" "$(date -u +%FT%TZ)" "$(json_text "$4")" "$(json_text "$5")" "${6:+, \"unit\": \"$6\"}" >>"$file"
   sync "$file"
 }
 
