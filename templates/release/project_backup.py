@@ -141,7 +141,8 @@ def restore(arguments: dict) -> dict:
     connection, engine = opened(arguments)
     directory, name = place(arguments)
     manifest = verified(connection, engine, directory, name)
-    engine.check_restore(connection, manifest)
+    data = directory / manifest["file"]
+    engine.check_restore(connection, data, manifest)
     engine.check_swap(connection)
     if arguments.get("plan_only"):
         now = engine.rows_now(connection)
@@ -150,9 +151,7 @@ def restore(arguments: dict) -> dict:
                 "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
                 "not_carried": engine.not_carried(connection, manifest),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
-    done = engine.restore(
-        connection, directory / manifest["file"], manifest, promised(arguments), arguments.get("hold", "")
-    )
+    done = engine.restore(connection, data, manifest, promised(arguments), arguments.get("hold", ""))
     return {"restored": name, **done}
 
 
@@ -201,7 +200,7 @@ def place(arguments: dict) -> tuple[Path, str]:
 
 
 def verified(connection, engine, directory: Path, name: str) -> dict:
-    """The manifest, once size, SHA-256 and a full read say that the file is what was written."""
+    """The manifest, once size and SHA-256 say that the file is, byte for byte, what was read whole before its name."""
     manifest = {**described(directory, name), "file": f"{name}{engine.SUFFIX}"}
     if manifest["engine"] != connection.vendor:
         raise Refused(f"{name} is of {manifest['engine']}, the database is {connection.vendor}.", "Name another one.")
@@ -212,7 +211,6 @@ def verified(connection, engine, directory: Path, name: str) -> dict:
     if not data.exists() or data.stat().st_size != manifest["bytes"] or digest(data) != manifest["sha256"]:
         raise Refused(f"The restore point {name} is not what was written: size or SHA-256 differ.",
                       "Do not use it; name another one. Nothing was touched.")  # fmt: skip
-    engine.read_whole(connection, data)
     return manifest
 
 

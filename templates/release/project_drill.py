@@ -27,9 +27,10 @@ def drill(arguments: dict) -> dict:
     except Refused:
         (directory / f"{name}{PROOF}").unlink(missing_ok=True)  # it may have been whole when it was proven
         raise
-    engine.check_restore(connection, manifest)
+    data = directory / manifest["file"]
+    engine.check_restore(connection, data, manifest)
     keep = bool(arguments.get("keep"))
-    done = engine.rehearse(connection, directory / manifest["file"], manifest, keep=keep)
+    done = engine.rehearse(connection, data, manifest, keep=keep)
     seconds = round(time.monotonic() - started, 1)
     lost = max(0, round((datetime.now(timezone.utc) - datetime.fromisoformat(manifest["taken_at"])).total_seconds()))
     if not keep:

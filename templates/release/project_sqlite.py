@@ -73,7 +73,8 @@ def read_whole(_, path: Path) -> None:
         raise Refused(f"The copy {path.name} is damaged: {verdict}.", "Do not use it. Nothing was touched.")
 
 
-def check_restore(connection, manifest: dict) -> None:
+def check_restore(connection, data: Path, manifest: dict) -> None:
+    read_whole(connection, data)
     check_swap(connection)
     folder = live_path(connection).parent
     status = os.statvfs(folder)
