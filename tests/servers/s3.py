@@ -1,0 +1,69 @@
+"""Storage that speaks S3 over https, on a test server of its own: it checks signatures and who may do what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .server import Server
+
+MOTO = "moto[server]==5.2.5"
+PORT = 9000
+INSTALL = f"""
+uv venv --quiet /srv/s3
+uv pip install --quiet --python /srv/s3/bin/python '{MOTO}'
+cd /srv/s3
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 30 \
+  -subj "/CN=$1" -addext "subjectAltName=IP:$1" 2>/dev/null
+"""
+START = f"""
+systemd-run --quiet --unit=s3 --working-directory=/srv/s3 --setenv=INITIAL_NO_AUTH_ACTION_COUNT=$1 \
+  /srv/s3/bin/moto_server -H 0.0.0.0 -p {PORT} -c cert.pem -k key.pem
+for attempt in $(seq 300); do curl -skf https://127.0.0.1:{PORT}/moto-api/ >/dev/null && exit; sleep 0.1; done
+journalctl --unit s3 >&2
+exit 1
+"""
+# The first few questions need no key: whoever may do all in the buckets is made with them.
+BEGIN = f"""
+import json, sys
+import boto3
+
+said = dict(endpoint_url="https://127.0.0.1:{PORT}", verify=False, region_name="us-east-1")
+said |= dict(aws_access_key_id="nobody", aws_secret_access_key="nothing")
+iam, s3 = boto3.client("iam", **said), boto3.client("s3", **said)
+iam.create_user(UserName="pos")
+key = iam.create_access_key(UserName="pos")["AccessKey"]
+allowed = {{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}
+policy = json.dumps({{"Version": "2012-10-17", "Statement": [allowed]}})
+iam.put_user_policy(UserName="pos", PolicyName="all", PolicyDocument=policy)
+for bucket in sys.argv[1:]:
+    s3.create_bucket(Bucket=bucket)
+print(key["AccessKeyId"], key["SecretAccessKey"])
+"""
+
+
+@dataclass(frozen=True)
+class Storage:
+    server: Server
+    url: str
+    """Before the name of a bucket: "https://10.231.0.2:9000"."""
+    key: str
+    secret: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+    def trusted_by(self, server: Server) -> None:
+        """As after update-ca-certificates: its certificate is one of those that `server` believes."""
+        certificate = self.server.run("cat /srv/s3/cert.pem").stdout
+        server.put("/usr/local/share/ca-certificates/s3.crt", certificate)
+        server.run("update-ca-certificates >/dev/null 2>&1")
+
+
+def begin(server: Server, *buckets: str) -> Storage:
+    """Serve empty `buckets` from `server`, in its memory: a reboot forgets them. Takes some seconds."""
+    server.run(f"set -- {server.address}\n{INSTALL}", timeout=300)
+    server.run(f"set -- {len(buckets) + 3}\n{START}", timeout=60)
+    told = server.run(f"/srv/s3/bin/python -W ignore - {' '.join(buckets)}", input=BEGIN, timeout=60).stdout
+    key, secret = told.split()
+    return Storage(server, f"https://{server.address}:{PORT}", key, secret)
