@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,7 @@ from tests.application import (
     LONGER,
     NOTE,
     ONE_WAY,
+    POSTGRES,
     PRICE,
     SETTINGS,
     SHORTER,
@@ -222,10 +228,67 @@ def test_a_host_that_does_not_migrate_waits_for_the_one_that_does(bare: Release)
 def test_a_long_transaction_does_not_make_the_migration_block_everybody(on_postgres: Release, cluster: Cluster) -> None:
     on_postgres.ok("migrate")
     on_postgres.migration("0002_note", NOTE)
-    with session(cluster, database_name(on_postgres), "BEGIN; LOCK TABLE shop_item"):
-        said = on_postgres.refused("migrate", lock_timeout_ms=200)
+    words = "SET application_name = 'report'; BEGIN; LOCK TABLE shop_item; SELECT 'canary'"
+    behind = "SET application_name = 'in-the-queue'; BEGIN; LOCK TABLE shop_item"
+    name = database_name(on_postgres)
+    with session(cluster, name, words), queued(cluster, name, behind):
+        answer = on_postgres.run("migrate", lock_timeout_ms=2000)
+    said = answer.said
     assert said["failed"] == "shop.0002_note"
-    assert "holds the table" in said["hint"]
+    held = re.search(
+        r"waited for session (\d+) of postgres \(report(, in a transaction since [-0-9: +]+)?\)$", said["error"]
+    )
+    assert held, said["error"]
+    assert said["hint"] == f"Deploy again when it has ended, or end it: SELECT pg_terminate_backend({held[1]});"
+    assert "canary" not in answer.err
+
+
+@contextmanager
+def queued(cluster: Cluster, database: str, statement: str) -> Iterator[None]:
+    """Somebody who waits for a lock himself: nothing is gained by ending him."""
+    words = ["-U", "postgres", "-h", cluster.folder, "-p", str(cluster.port), "-d", database, "-c", statement]
+    with subprocess.Popen([POSTGRES / "psql", "-Xq", *words]) as process:
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'in-the-queue' AND wait_event_type = 'Lock'"
+        )
+        while cluster.admin(waits) != "1":
+            assert process.poll() is None
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_migration_is_given_up_because_of_the_nightly_backup(on_postgres: Release, cluster: Cluster) -> None:
+    """It is waited for before the restore point, and named where it takes too long."""
+    on_postgres.ok("migrate")
+    on_postgres.migration("0002_note", NOTE)
+    backup = "SET application_name = 'fab-releases backup'; BEGIN; LOCK TABLE shop_item IN ACCESS SHARE MODE"
+    with session(cluster, database_name(on_postgres), backup) as process:
+        answer = on_postgres.run("migrate", lock_timeout_ms=2000, patience=1)
+        assert "(fab-releases backup" in answer.said["error"]
+        assert "fab logs --service backup" in answer.said["hint"]
+        assert "pg_terminate" not in answer.said["hint"]
+        assert re.search(r"(?m)^fab-releases: a backup runs since .+: waiting for its end, 1 s at most$", answer.err)
+        assert "fab-releases: the backup still runs" in answer.err
+        threading.Timer(2, process.kill).start()
+        assert on_postgres.ok("migrate", lock_timeout_ms=200, patience=60)["applied"] == ["shop.0002_note"]
+
+
+def test_a_backup_does_not_say_that_it_is_one(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    """Its pg_dump is held up, so that somebody can look."""
+    on_postgres.ok("migrate")
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('fab-releases backup', 'pg_dump')"
+    taken: list[dict] = []
+    with session(cluster, database_name(on_postgres), "BEGIN; LOCK TABLE shop_item"):
+        place = {"directory": str(tmp_path / "backups"), "name": "point"}
+        backup = threading.Thread(target=lambda: taken.append(on_postgres.ok("restore-point", **place)))
+        backup.start()
+        until = time.monotonic() + 60
+        while (seen := cluster.admin(asked)) != "2" and time.monotonic() < until:
+            time.sleep(0.1)
+    backup.join()
+    assert (seen, taken[0]["name"]) == ("2", "point")
 
 
 def test_two_hosts_never_migrate_at_once(on_postgres: Release, cluster: Cluster) -> None:

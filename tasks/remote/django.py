@@ -8,6 +8,9 @@ from ..model.config import Stage, seconds
 from ..model.release import Release
 from ..model.shell import Script, script
 
+FOR_A_BACKUP = 600
+"""Seconds a deploy waits for a backup that runs, before it takes its restore point and migrates."""
+
 
 def inspect(stage: Stage, release: Release) -> Script:
     asked = {
@@ -28,7 +31,9 @@ def migrate(stage: Stage, release: Release) -> Script:
         "lock_timeout_ms": int(seconds(stage.database.lock_timeout) * 1000),
         "statement_timeout_ms": int(seconds(stage.database.statement_timeout) * 1000),
     }
-    return script(("migrate", release.id, "yes" if stage.database.restore_point else "no", json.dumps(asked)))
+    patience = min(FOR_A_BACKUP, int(seconds(stage.build_timeout)) // 3)
+    restore_point = "yes" if stage.database.restore_point else "no"
+    return script(("migrate", release.id, restore_point, json.dumps(asked), patience))
 
 
 def same_migrations(stage: Stage, release: Release) -> Script:

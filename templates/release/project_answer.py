@@ -51,6 +51,11 @@ def say(text: str) -> None:
     print(scrub(text), file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """Shown to people at once, and not only in the log of a step."""
+    say(f"fab-releases: {text}")
+
+
 def failure(error: BaseException) -> dict:
     """The answer for any exception; for one of the application's, its last frames are shown on stderr."""
     if isinstance(error, Refused):

@@ -18,6 +18,7 @@ import project_sqlite
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from project_answer import ROOT, Refused
+from project_blockers import await_backup
 from project_plan import reach
 
 PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
@@ -31,6 +32,8 @@ def restore_point(arguments: dict) -> dict:
     """Write DIRECTORY/NAME.dump (or .sqlite3), then NAME.json; without its manifest a file is not a restore point."""
     connection, engine = opened(arguments)
     directory, name = place(arguments)
+    if "patience" in arguments:  # before it, or it would be as old as the wait
+        await_backup(connection, arguments["patience"])
     os.umask(0o077)
     directory.mkdir(parents=True, exist_ok=True)
     manifest, data = directory / f"{name}.json", directory / f"{name}{engine.SUFFIX}"

@@ -15,6 +15,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.migrations.executor import MigrationExecutor
 from project_answer import RELEASE_FOLDER, Refused, first_line, say
+from project_blockers import await_backup, named, waiting_seen, way_out
 from project_plan import applied, irreversible, known, label, reach
 from project_sessions import only_one
 
@@ -42,7 +43,9 @@ def migrate(arguments: dict) -> dict:
     with only_migration(connections[aliases[0]]):
         done: list[str] = []
         for alias in aliases:
-            done += migrate_one(connections[alias], "" if alias == "default" else f"{alias}:", done)
+            prefix = "" if alias == "default" else f"{alias}:"
+            await_backup(connections[alias], arguments.get("patience", 0))
+            done += migrate_one(connections[alias], prefix, done, limits["lock_timeout"] / 1000)
     return {"applied": done}
 
 
@@ -68,38 +71,41 @@ def unapplied(connection) -> dict:
     return {label(migration): migration for migration, _ in plan}
 
 
-def migrate_one(connection, prefix: str, done: list[str]) -> list[str]:
+def migrate_one(connection, prefix: str, done: list[str], patience: float) -> list[str]:
+    """`patience` in seconds: as long as it waits for a lock."""
     before, plan = set(applied(connection)), unapplied(connection)
     if not prefix and not all(migration.atomic for migration in plan.values()):
         with open(SHAPE_BEFORE, "w") as file:
             json.dump(shape(connection), file)
     try:
-        call_command("migrate", database=connection.alias, interactive=False, verbosity=1)
+        with waiting_seen(connection, patience) as blockers:
+            call_command("migrate", database=connection.alias, interactive=False, verbosity=1)
     except Exception as error:
         connection.close()
         now = set(applied(connection))
         news = [prefix + key for key in plan if key in now - before]
         failed = next((key for key in plan if key not in now), None)
-        raise migration_failure(error, plan.get(failed), [*done, *news], prefix) from error
+        raise migration_failure(error, plan.get(failed), [*done, *news], prefix, blockers) from error
     after = set(applied(connection))
     return [prefix + key for key in plan if key in after - before]
 
 
-def migration_failure(error: Exception, migration, done: list[str], prefix: str) -> Refused:
+def migration_failure(error: Exception, migration, done: list[str], prefix: str, blockers: list[tuple]) -> Refused:
     """Say what was applied all the same: earlier migrations stay, and the live release now runs on them."""
     failed = prefix + label(migration) if migration else ""
     say(f"{type(error).__name__}: {error}")
+    sentence = f"Migration {failed or 'signal'} failed: {type(error).__name__}: {first_line(error)}"
     if not migration:
         hint = "All migrations are applied; a handler that runs after them failed."
     elif getattr(error.__cause__, "sqlstate", getattr(error.__cause__, "pgcode", "")) == LOCK_NOT_AVAILABLE:
-        hint = "Another transaction, perhaps a dump, holds the table. Try again when it has ended."
+        sentence += f"; it waited for {named(blockers)}" if blockers else ""
+        hint = way_out(blockers)
     elif migration.atomic:
         hint = "It was rolled back as a whole; correct it and deploy again."
     else:
         hint = "It is not atomic: what it did before failing stays. Take that back by hand, or let it go on from there."
     if migration and not migration.atomic and "not atomic" not in hint:
         hint += " It is not atomic: what it did before failing stays."
-    sentence = f"Migration {failed or 'signal'} failed: {type(error).__name__}: {first_line(error)}"
     return Refused(sentence, hint, applied=done, failed=failed, atomic=bool(migration and migration.atomic))
 
 

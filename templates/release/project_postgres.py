@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 import project_preflight as preflight
 from django.db import Error
 from project_answer import Refused, first_line, say
+from project_blockers import BACKUP
 from project_names import KEPT, belongs, stamped
 from project_sessions import fetch, literal, live_name, maintenance, only_one, patient, quote
 from project_swap import swap
@@ -119,6 +120,7 @@ def dump(connection, path: Path) -> dict:
     """Dump, and count rows in the dump's own snapshot: counted later, a busy database has others."""
     with closing(patient(connection)) as session:
         fetch(session, "SET idle_in_transaction_session_timeout = 0")
+        fetch(session, f"SET application_name = {literal(BACKUP)}")
         fetch(session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot = fetch(session, "SELECT pg_export_snapshot()")[0][0]
         limits = (f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_WAIT}")

@@ -8,6 +8,7 @@ project() { # DIR VERB JSON   its last line that is JSON is the answer, everythi
     case $line in
       'exit '[0-9]*) status=${line#exit } ;;
       '{'*) ANSWER=$line ;;
+      'fab-releases: '*) warn "${line#*: }" ;;
       *) printf '%s\n' "$line" ;;
     esac
   done < <(
@@ -68,19 +69,20 @@ same_migrations() { # ID WHO_MIGRATES
 }
 
 # Before the schema changes: a way back. Then the migrations, once. What was applied before is kept for the way back.
-migrate() { # ID RESTORE_POINT JSON
-  local dir=$RELEASES/$1 count
+migrate() { # ID RESTORE_POINT JSON PATIENCE   PATIENCE: seconds for a backup that runs, which holds every table
+  local dir=$RELEASES/$1 count patience=$4
   count=$(cat "$dir/.release/unapplied" 2>/dev/null || echo 0)
   fact unapplied "$count"
   if [ "$count" = 0 ]; then return; fi
   if [ "$2" = yes ]; then
     mkdir -p "$DEPLOY_TO/backups/restore-points"
     chmod 700 "$DEPLOY_TO/backups/restore-points"
-    project "$dir" restore-point "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\"}" ||
+    project "$dir" restore-point "{\"directory\": \"$DEPLOY_TO/backups/restore-points\", \"name\": \"$1\", \"patience\": $4}" ||
       refuse "no restore point could be taken, so nothing was migrated"
   fi
   cp "$dir/.release/applied.json" "$dir/.release/applied-before.json"
-  if project "$dir" migrate "$3"; then return; fi
+  if [ "$2" = yes ]; then patience=0; fi
+  if project "$dir" migrate "${3%\}}, \"patience\": $patience}"; then return; fi
   if [ -n "$(answer failed)" ] && [ -z "$(answer atomic)" ]; then answer failed >"$dir/.release/half-migrated"; fi
   refuse "a migration failed"
 }

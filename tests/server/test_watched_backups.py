@@ -222,6 +222,24 @@ def test_a_chat_room_that_hangs_holds_up_what_tells_of_failures(fresh: Shop) -> 
 
 
 @pytest.mark.nightly
+def test_a_deploy_fails_because_a_backup_runs(fresh: Shop) -> None:
+    """One that is held up: the deploy waits for it, says so, and then migrates."""
+    server = fresh.server
+    applied = "psql -qAt -d pos -c 'select count(*) from django_migrations'"
+    before = int(server.run(applied, user="postgres").stdout)
+    words = "(echo 'begin; lock table django_admin_log;'; sleep 55) | psql -qd pos"
+    server.run(f'systemd-run -q --uid=postgres --unit=holder bash -c "{words}"')
+    asked = "select count(*) from pg_stat_activity where application_name = 'fab-releases backup'"
+    server.run("systemctl start --no-block pos-backup.service")
+    await_that(lambda: server.run(f'psql -qAtc "{asked}"', user="postgres").stdout.strip() == "1", "no backup runs")
+    told = fresh.fab("deploy", "--ref", "additive-migration", timeout=300).stderr
+    assert re.search("a backup runs since 20[0-9-]+ [0-9:]+[+]00: waiting for its end, 600 s at most", told)
+    assert "canary" not in told
+    assert set(unwell(fresh)) == {"drill", "off-site"}, "the backup did not come to its end"
+    assert int(server.run(applied, user="postgres").stdout) == before + 1
+
+
+@pytest.mark.nightly
 def test_a_backup_that_cannot_be_restored_keeps_its_proof(fresh: Shop) -> None:
     server = fresh.server
     fresh.fab("backup")
