@@ -72,7 +72,7 @@ def main() -> int:
 def measure(folder: Path, rounds: int, round_trips: list[float]) -> str:
     revisions = origin(folder / "origin")
     server = Server.boot("bench", image=servers.warm(REQUIREMENTS))
-    shop = make_shop(folder / "ours", [server], folder / "origin")
+    shop = make_shop(folder / "ours", [server], folder / "origin", workers=2)
     prepare(server)
     parts = [header(rounds)]
     for round_trip in round_trips:

@@ -112,7 +112,7 @@ def main() -> int:
 def measure(folder: Path, megabytes: int, rounds: int) -> str:
     make(folder / "origin")
     server = Server.boot("bench", image=servers.warm(REQUIREMENTS))
-    shop = make_shop(folder / "ours", [server], folder / "origin")
+    shop = make_shop(folder / "ours", [server], folder / "origin", workers=2)
     shop.fab("deploy")
     size, page = fill(server, megabytes)
     gather(server, folder / "packages")

@@ -55,7 +55,7 @@ class Topology:
                 f'  {{ name = "{name}", address = "{server.address}", roles = {does}, '
                 f'host_key = "{key}", identity = "{client_key()}" }},'
             )
-        (self.shop.folder / "releases.toml").write_text(TOML.format(more=more, hosts="\n".join(lines)))
+        (self.shop.folder / "releases.toml").write_text(TOML.format(more=more, workers=1, hosts="\n".join(lines)))
         (self.shop.folder / "fabfile.py").write_text("from tasks import namespace\n")
 
     @property

@@ -47,7 +47,7 @@ deadline = "30s"
 
 [services.web]
 kind = "web"
-workers = 2
+workers = {workers}
 
 [services.worker]
 kind = "worker"
@@ -85,6 +85,8 @@ class Shop:
 
     folder: Path
     servers: tuple[Server, ...]
+    workers: int = 1
+    """Web processes of a release. Each one more is half a second of processor time in every deploy and every boot."""
 
     @property
     def server(self) -> Server:
@@ -138,7 +140,7 @@ class Shop:
                 f'  {{ name = "app{index + 1}", address = "{address}", port = {port}, user = "deploy", roles = {role}, '
                 f'host_key = "{key}", identity = "{client_key()}" }},'
             )
-        (self.folder / "releases.toml").write_text(TOML.format(more=more, hosts="\n".join(hosts)))
+        (self.folder / "releases.toml").write_text(TOML.format(more=more, workers=self.workers, hosts="\n".join(hosts)))
         (self.folder / "fabfile.py").write_text("from tasks import namespace\n")
 
     def install(self) -> None:
@@ -176,10 +178,10 @@ def prepare(server: Server, origin: Path) -> None:
     )
 
 
-def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str = "") -> Shop:
+def make_shop(folder: Path, servers: Sequence[Server], origin: Path, more: str = "", workers: int = 1) -> Shop:
     """`servers` become a fleet whose first one has the database; `folder` becomes the operator's."""
     folder.mkdir(parents=True, exist_ok=True)
-    shop = Shop(folder, tuple(servers))
+    shop = Shop(folder, tuple(servers), workers)
     shop.configure(more)
     first = servers[0]
     for server in servers:
