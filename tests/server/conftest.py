@@ -11,8 +11,15 @@ import pytest
 
 from examples.revisions import make
 from tests.conftest import Boot
-from tests.servers import Snapshot
+from tests.servers import Server, Snapshot
 from tests.servers.shop import REQUIREMENTS, Shop, make_shop
+
+_untouched: set[Server] = set()
+"""Put back, and no test has begun since: not a second time, for that costs a boot."""
+
+
+def pytest_runtest_call() -> None:
+    _untouched.clear()
 
 
 def nightly(*values: object) -> list[Any]:
@@ -44,9 +51,8 @@ def shop(shop_once: tuple[Shop, Snapshot], tmp_path_factory: pytest.TempPathFact
     first, snapshot = shop_once
     shop = Shop(tmp_path_factory.mktemp("operator"), first.servers)
     shop.server.reset(snapshot)
-    shop.configure()
-    await_page(shop)
-    yield shop
+    _untouched.add(shop.server)
+    yield put_back(shop)
     if shop.server.is_up:
         shop.server.power_loss()  # its workers and its beat would take from the tests of other files
 
@@ -59,9 +65,11 @@ def fresh(shop: Shop) -> Shop:
 
 def put_back(shop: Shop) -> Shop:
     """Server and configuration as they were when `base` had just gone live."""
-    shop.server.reset()
+    if shop.server not in _untouched:
+        shop.server.reset()
     shop.configure()
     await_page(shop)
+    _untouched.add(shop.server)
     return shop
 
 

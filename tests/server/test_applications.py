@@ -71,32 +71,35 @@ def test_a_queue_that_nobody_consumes_is_named(shop: Shop) -> None:
 # -- the database
 
 
-def test_rollback_takes_back_a_column_the_older_code_cannot_fill(fresh: Shop) -> None:
-    before = fresh.current()
-    warned = fresh.fab("deploy", "--ref", "additive-not-null")
+def test_rollback_takes_back_a_column_the_older_code_cannot_fill(shop: Shop) -> None:
+    shop.configure()
+    before = shop.current()
+    warned = shop.fab("deploy", "--ref", "additive-not-null")
     assert "sales.0002_sale_till adds a column that the live release does not fill" in said(warned)
-    newer = fresh.current()
-    assert sell(fresh, "newer") == 201
+    newer = shop.current()
+    sold = int(sql(shop, "select count(*) from sales_sale"))
+    assert sell(shop, "newer") == 201
 
-    asked = fresh.fab("rollback", check=2)  # nobody is there to answer
+    asked = shop.fab("rollback", check=2)  # nobody is there to answer
     assert "Reverse 1 migration(s) first: sales.0002_sale_till" in said(asked)
     assert "--yes" in said(asked)
-    assert ask(fresh.server) == (200, newer)
+    assert ask(shop.server) == (200, newer)
 
-    fresh.fab("rollback", "--yes")
-    assert ask(fresh.server) == (200, before)
-    assert sell(fresh, "older") == 201
-    assert sql(fresh, "select count(*) from sales_sale").strip() == "2"
+    shop.fab("rollback", "--yes")
+    assert ask(shop.server) == (200, before)
+    assert sell(shop, "older") == 201
+    assert int(sql(shop, "select count(*) from sales_sale")) == sold + 2
 
 
-def test_a_rollback_of_the_code_alone_warns_that_the_database_is_ahead(fresh: Shop) -> None:
-    before = fresh.current()
-    fresh.fab("deploy", "--ref", "additive-not-null")
-    done = fresh.fab("rollback", "--code-only")
+def test_a_rollback_of_the_code_alone_warns_that_the_database_is_ahead(shop: Shop) -> None:
+    shop.configure()
+    before = shop.current()
+    shop.fab("deploy", "--ref", "additive-not-null")
+    done = shop.fab("rollback", "--code-only")
     assert "sales.0002_sale_till" in said(done)
     assert f"stays ahead of {before}" in said(done)
-    assert ask(fresh.server) == (200, before)
-    assert sell(fresh, "older") == 500  # that is what it warned of
+    assert ask(shop.server) == (200, before)
+    assert sell(shop, "unsold") == 500  # that is what it warned of
 
 
 def test_a_migration_that_cannot_be_reversed_makes_rollback_ask_which_way(fresh: Shop) -> None:
@@ -180,7 +183,8 @@ def test_everything_of_a_release_reads_the_environment_file_alike(shop: Shop, di
 
 
 def test_settings_that_fall_back_silently_are_refused(shop: Shop) -> None:
-    put_back(shop)
+    shop.configure()
+    shop.put_environment()
     for tag, cause, next_step in (
         ("debug-on", "DEBUG is on", "Set DEBUG off"),
         ("sqlite-fallback", "default database is sqlite, not postgresql", "look at the database variables"),
@@ -194,27 +198,28 @@ def test_settings_that_fall_back_silently_are_refused(shop: Shop) -> None:
 # -- files
 
 
-def test_a_release_that_writes_into_its_checkout_is_told_where_to(fresh: Shop) -> None:
-    with unseen(fresh):
-        done = fresh.fab("deploy", "--ref", "import-writes", check=1)
+def test_a_release_that_writes_into_its_checkout_is_told_where_to(shop: Shop) -> None:
+    with unseen(shop):
+        done = shop.fab("deploy", "--ref", "import-writes", check=1)
     assert "logs/app.log" in said(done)
     assert "name that folder in shared_dirs" in said(done)
 
-    edit(fresh, ('shared_dirs = ["media"]', 'shared_dirs = ["media", "logs"]'))
-    fresh.fab("deploy", "--ref", "import-writes")
-    assert ask(fresh.server) == (200, fresh.current())
-    fresh.fab("deploy", "--ref", "import-writes", "--force")  # the log is the services' by now
-    assert ask(fresh.server) == (200, fresh.current())
-    assert fresh.server.run("stat -c %F /srv/pos/shared/logs/app.log").stdout.startswith("regular")
+    edit(shop, ('shared_dirs = ["media"]', 'shared_dirs = ["media", "logs"]'))
+    shop.fab("deploy", "--ref", "import-writes")
+    assert ask(shop.server) == (200, shop.current())
+    shop.fab("deploy", "--ref", "import-writes", "--force")  # the log is the services' by now
+    assert ask(shop.server) == (200, shop.current())
+    assert shop.server.run("stat -c %F /srv/pos/shared/logs/app.log").stdout.startswith("regular")
 
 
-def test_files_in_git_seed_a_shared_folder_and_never_overwrite_it(fresh: Shop) -> None:
-    server, shared = fresh.server, "/srv/pos/shared/media/products/price-list.txt"
-    fresh.fab("deploy", "--ref", "media-in-git")
+def test_files_in_git_seed_a_shared_folder_and_never_overwrite_it(shop: Shop) -> None:
+    shop.configure()
+    server, shared = shop.server, "/srv/pos/shared/media/products/price-list.txt"
+    shop.fab("deploy", "--ref", "media-in-git")
     assert server.run(f"cat {shared}").stdout == "Coffee 2.80\nTea 2.20\n"
     server.run("echo photo > /srv/pos/shared/media/products/photo.jpg", user="app")  # people upload beside it
     server.run(f"echo 'Coffee 3.10' > {shared}", user="app")
-    fresh.fab("deploy", "--ref", "media-in-git", "--force")
+    shop.fab("deploy", "--ref", "media-in-git", "--force")
     assert server.run(f"cat {shared} /srv/pos/current/media/products/photo.jpg").stdout == "Coffee 3.10\nphoto\n"
 
 
@@ -259,23 +264,23 @@ def test_hooks_run_in_order_with_the_environment(fresh: Shop) -> None:
     ]
 
 
-def test_hooks_that_may_fail_and_hooks_for_the_first_time(fresh: Shop) -> None:
+def test_hooks_that_may_fail_and_hooks_for_the_first_time(shop: Shop) -> None:
     log = "/srv/pos/shared/first"
-    fresh.configure(f'[hooks]\nbefore_static = ["first:echo $RELEASE_ID >> {log}", "-echo docs; false"]\n')
-    done = fresh.fab("deploy", "--ref", "code-only")
+    shop.configure(f'[hooks]\nbefore_static = ["first:echo $RELEASE_ID >> {log}", "-echo docs; false"]\n')
+    done = shop.fab("deploy", "--ref", "code-only", "--force")
     assert "the hook before_static failed and may: echo docs; false" in said(done)
-    assert fresh.server.run(f"cat {log}", check=False).stdout == ""
+    assert shop.server.run(f"cat {log}", check=False).stdout == ""
 
-    fresh.configure('[hooks]\nbefore_static = ["echo theme; exit 3"]\n')
-    with unseen(fresh):
-        done = fresh.fab("deploy", "--ref", "base", check=1)
+    shop.configure('[hooks]\nbefore_static = ["echo theme; exit 3"]\n')
+    with unseen(shop):
+        done = shop.fab("deploy", "--ref", "base", "--force", check=1)
     assert "the hook before_static failed: echo theme; exit 3" in said(done)
     assert "put a - before it" in said(done)
 
-    fresh.server.run("rm /srv/pos/current")  # nothing was ever live
-    fresh.configure(f'[hooks]\nbefore_static = ["first:echo $RELEASE_ID >> {log}"]\n')
-    fresh.fab("deploy", "--ref", "base")
-    assert fresh.server.run(f"cat {log}").stdout.split() == [fresh.current()]
+    shop.server.run("rm /srv/pos/current")  # nothing was ever live
+    shop.configure(f'[hooks]\nbefore_static = ["first:echo $RELEASE_ID >> {log}"]\n')
+    shop.fab("deploy", "--ref", "base")
+    assert shop.server.run(f"cat {log}").stdout.split() == [shop.current()]
 
 
 def test_a_python_that_is_not_there_is_said_cleanly(shop: Shop) -> None:
@@ -288,23 +293,24 @@ def test_a_python_that_is_not_there_is_said_cleanly(shop: Shop) -> None:
     assert "Traceback" not in said(done)
 
 
-def test_a_changed_lock_gets_its_own_environment_and_rollback_builds_nothing(fresh: Shop) -> None:
+def test_a_changed_lock_gets_its_own_environment_and_rollback_builds_nothing(shop: Shop) -> None:
     """Not the index, nor the repository, nor uv: what was live is all there."""
-    before = fresh.current()
-    fresh.fab("deploy", "--ref", "new-requirement")
-    after = fresh.current()
-    found = fresh.server.run("ls -d /srv/pos/releases/*/.venv/lib/python3*/site-packages/humanize").stdout
+    shop.configure()
+    before = shop.current()
+    shop.fab("deploy", "--ref", "new-requirement")
+    after = shop.current()
+    found = shop.server.run("ls -d /srv/pos/releases/*/.venv/lib/python3*/site-packages/humanize").stdout
     assert found.count("\n") == 1
     assert after in found
-    fresh.server.run(
+    shop.server.run(
         "mv /srv/git /srv/away && rm -rf /home/*/.cache/uv && for one in uv pip git; do "
         "for path in $(type -ap $one); do chmod 000 $path; done; done; "
         "iptables -A OUTPUT -p tcp --dport 443 -j REJECT 2>/dev/null || true"
     )
-    fresh.fab("rollback")
-    assert ask(fresh.server) == (200, before)
-    fresh.fab("rollback", "--to", after)
-    assert ask(fresh.server) == (200, after)
+    shop.fab("rollback")
+    assert ask(shop.server) == (200, before)
+    shop.fab("rollback", "--to", after)
+    assert ask(shop.server) == (200, after)
 
 
 @pytest.mark.nightly
@@ -329,7 +335,8 @@ def test_a_slow_first_request_is_the_probe_s_and_not_a_user_s(shop: Shop) -> Non
 
 
 def test_a_gunicorn_configuration_of_its_own_does_not_take_the_socket_away(shop: Shop) -> None:
-    put_back(shop)
+    shop.configure()
+    edit(shop, ('"web"\nworkers = 1', '"web"\nworkers = 2'))
     shop.fab("deploy", "--ref", "own-gunicorn-config")
     assert ask(shop.server) == (200, shop.current())
     assert ":8999" not in shop.server.run("ss -ltnH").stdout
@@ -337,26 +344,25 @@ def test_a_gunicorn_configuration_of_its_own_does_not_take_the_socket_away(shop:
     assert len(shop.server.run(f"pgrep -P {main}").stdout.split()) == 2  # as releases.toml says, not 7
 
 
-def test_the_previous_release_is_kept_warm_until_the_next(fresh: Shop) -> None:
-    edit(fresh, ("keep_releases = 3", "keep_releases = 3\nkeep_warm = true"))
-    first = fresh.current()
-    deploy_another(fresh)
-    web = fresh.server.run(f"systemctl show -P MainPID pos-web@{first}").stdout
-    assert fresh.server.run(f"systemctl is-active pos-web@{first}").stdout.strip() == "active"
-    fresh.fab("rollback")
-    assert ask(fresh.server) == (200, first)
-    assert fresh.server.run(f"systemctl show -P MainPID pos-web@{first}").stdout == web  # the very same processes
-    third = deploy_another(fresh)
-    await_that(
-        lambda: generations(fresh) == {first, third}, lambda: f"{generations(fresh)} run, not {first} and {third}"
-    )
+def test_the_previous_release_is_kept_warm_until_the_next(shop: Shop) -> None:
+    shop.configure()
+    edit(shop, ("keep_releases = 3", "keep_releases = 3\nkeep_warm = true"))
+    first = shop.current()
+    deploy_another(shop)
+    web = shop.server.run(f"systemctl show -P MainPID pos-web@{first}").stdout
+    assert shop.server.run(f"systemctl is-active pos-web@{first}").stdout.strip() == "active"
+    shop.fab("rollback")
+    assert ask(shop.server) == (200, first)
+    assert shop.server.run(f"systemctl show -P MainPID pos-web@{first}").stdout == web  # the very same processes
+    third = deploy_another(shop)
+    await_that(lambda: generations(shop) == {first, third}, lambda: f"{generations(shop)} run, not {first} and {third}")
 
 
 # -- the server
 
 
 def test_a_server_that_is_rebooted_serves_current_again_by_itself(shop: Shop) -> None:
-    put_back(shop)
+    shop.configure()
     live = deploy_another(shop)
     shop.server.reboot()
     await_page(shop)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import await_page, nightly, put_back
+from tests.server.conftest import await_page, nightly
 from tests.server.looking import (
     ask,
     await_that,
@@ -80,24 +80,25 @@ def test_a_hook_that_installs_something_fails_and_does_not_change_what_is_live(s
     shop.configure()
 
 
-def test_a_migration_that_is_committed_half_way_says_what_it_broke(fresh: Shop) -> None:
+def test_a_migration_that_is_committed_half_way_says_what_it_broke(shop: Shop) -> None:
     """The schema stays changed under the old release and nobody can take it back unseen: a person must look (6)."""
-    assert sell(fresh, "before") == 201
-    before, kept = fresh.current(), releases(fresh)
-    with watched(fresh.server) as seen:
-        done = fresh.fab("deploy", "--ref", "failing-migration", check=6)
+    shop.configure()
+    assert sell(shop, "before") == 201
+    before, kept = shop.current(), releases(shop)
+    with watched(shop.server) as seen:
+        done = shop.fab("deploy", "--ref", "failing-migration", check=6)
     assert set(seen.answers) == {(200, before)}
-    nothing_left(fresh, before, kept)
-    assert sql(fresh, COLUMNS).strip() == "till"
-    assert sell(fresh, "after") == 500
+    nothing_left(shop, before, kept)
+    assert sql(shop, COLUMNS).strip() == "till"
+    assert sell(shop, "after") == 500
     text = said(done)
     assert "sales.0002_sale_till" in text
     assert "sales_sale.till" in text  # exactly what is there now and breaks writing
     assert "not atomic" in text
     assert "users saw no change" not in text
-    sql(fresh, "alter table sales_sale drop column till")  # what the message leads to
-    assert sell(fresh, "after") == 201
-    deploy_another(fresh)
+    sql(shop, "alter table sales_sale drop column till")  # what the message leads to
+    assert sell(shop, "after") == 201
+    deploy_another(shop)
 
 
 # -- the server
@@ -116,21 +117,22 @@ def test_a_missing_shared_file_is_named_before_anything_is_built(shop: Shop) -> 
     assert shop.server.run(f"cat /srv/pos/releases/{linked}/licence.pem").stdout == "secret\n"
 
 
-def test_a_missing_environment_file_is_named_before_anything_is_built(fresh: Shop) -> None:
-    fresh.server.run("mv /srv/pos/shared/.env.production /root/")
-    with unseen(fresh):
-        done = fresh.fab("deploy", "--ref", "code-only", check=4)
+def test_a_missing_environment_file_is_named_before_anything_is_built(shop: Shop) -> None:
+    shop.configure()
+    shop.server.run("mv /srv/pos/shared/.env.production /root/")
+    with unseen(shop):
+        done = shop.fab("deploy", "--ref", "slow-first-request", check=4)
     assert "/srv/pos/shared/.env.production does not exist" in said(done)
-    fresh.server.run("mv /root/.env.production /srv/pos/shared/")
-    deploy_another(fresh)
+    shop.server.run("mv /root/.env.production /srv/pos/shared/")
+    deploy_another(shop)
 
 
-def test_a_disk_that_is_nearly_full_is_refused(fresh: Shop) -> None:
-    with full_disk(fresh.server, "/srv/pos", free_kib=40_000), unseen(fresh):
-        done = fresh.fab("deploy", "--ref", "code-only", check=4)
+def test_a_disk_that_is_nearly_full_is_refused(shop: Shop) -> None:
+    with full_disk(shop.server, "/srv/pos", free_kib=40_000), unseen(shop):
+        done = shop.fab("deploy", "--ref", "slow-first-request", check=4)
     assert "MB are free under /srv/pos, less than 500 MB" in said(done)
     assert "fab cleanup" in said(done)
-    deploy_another(fresh)
+    deploy_another(shop)
 
 
 def test_a_disk_that_fills_up_while_building_changes_nothing(fresh: Shop) -> None:
@@ -217,10 +219,10 @@ def test_a_server_nobody_knows_is_not_talked_to(shop: Shop, tmp_path: Path) -> N
 @pytest.mark.parametrize("fault", [stopped, *nightly(frozen)])
 def test_a_database_that_does_not_answer_is_named(shop: Shop, fault: Callable) -> None:  # type: ignore[type-arg]
     """Users have a problem already; the deploy neither adds to it nor waits for ever."""
-    put_back(shop)
+    shop.configure()
     before, kept = shop.current(), releases(shop)
     with fault(shop.server, "postgresql@15-main"), watched(shop.server) as seen:
-        done = shop.fab("deploy", "--ref", "code-only", check=1, timeout=150)
+        done = shop.fab("deploy", "--ref", "code-only", "--force", check=1, timeout=150)
     assert seen.releases <= {before}
     assert "The database does not let us in" in said(done)
     assert "in the environment file right?" in said(done)
@@ -230,11 +232,11 @@ def test_a_database_that_does_not_answer_is_named(shop: Shop, fault: Callable) -
 
 
 def test_a_redis_that_is_down_is_named(shop: Shop) -> None:
-    put_back(shop)
+    shop.configure()
     edit(shop, IMPATIENT)
     before, kept = shop.current(), releases(shop)
     with stopped(shop.server, "redis-server"), watched(shop.server) as seen:
-        done = shop.fab("deploy", "--ref", "code-only", check=1)
+        done = shop.fab("deploy", "--ref", "code-only", "--force", check=1)
     assert seen.releases == {before}
     assert '"cache": "ConnectionError"' in done.stderr
     await_page(shop)
