@@ -119,6 +119,18 @@ def test_a_backup_that_cannot_work_is_tried(
     assert untouched(release, cluster) == before
 
 
+@pytest.mark.parametrize("case", ["something else", "of a newer pg_dump"])
+def test_it_is_asked_about_before_anybody_knows_that_it_cannot_be_read(
+    point: tuple[Release, Path], tmp_path: Path, case: str
+) -> None:
+    release, backups = point
+    change, reason, _ = REFUSED[case]
+    manifest, data = change(json.loads((backups / "point.json").read_text()), (backups / "point.dump").read_bytes())
+    (tmp_path / "point.dump").write_bytes(data)
+    (tmp_path / "point.json").write_text(json.dumps(manifest))
+    assert reason in release.refused("restore", directory=str(tmp_path), name="point", plan_only=True)["error"]
+
+
 def untouched(release: Release, cluster: Cluster) -> tuple[str, list[str], list[str]]:
     name = database_name(release)
     return cluster.admin(f"SELECT oid FROM pg_database WHERE datname = '{name}'"), cluster.names(name), items(release)
