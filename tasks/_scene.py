@@ -98,14 +98,20 @@ class Scene:
         (host, session), *_ = self.sessions.items()
         return must(ask(session, what, timeout=timeout), host)
 
-    def survey(self, *more: Script, all_hosts: tuple[Script, ...] = ()) -> dict[str, dict[str, str]]:
-        """Fills `facts`, of hosts with releases. `more` is asked of the first only, `all_hosts` of each, at once."""
+    def survey(
+        self, *more: Script, all_hosts: tuple[Script, ...] = (), primary: Script | None = None
+    ) -> dict[str, dict[str, str]]:
+        """Fills `facts`, of hosts with releases. `more` is asked of the first only, `all_hosts` of each, `primary` of
+        the one that migrates, all at once.
+        """
         first = next(iter(self.with_releases), "")
 
         def look(session: Session) -> tuple[HostFacts, Any]:
             said = survey.survey(self.stage)
             for one in (*all_hosts, *(more if session.host == first else ())):
                 said += one
+            if primary and session.host == self.stage.primary.name:
+                said += primary
             result = ask(session, said)
             marks = [(mark.kind, *mark.words) for mark in result.marks]
             return survey.parse(session.host, marks), result

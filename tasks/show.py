@@ -29,7 +29,7 @@ def status(context: invoke.Context, stage: str = "", json: bool = False) -> int:
 
     here = load_stage(stage)
     with talk() as tell, scene(context, here, tell, among=here.hosts, patient=True) as at:
-        at.survey(all_hosts=(backup.look(here),))
+        at.survey(primary=backup.look(here))
         facts = tuple(at.facts.values())
         primary = at.facts.get(here.primary.name)
         standing = Standing.from_facts(here.backup, primary.more) if primary else None
@@ -45,7 +45,7 @@ def _roles(at: Scene) -> tuple[RoleState, ...]:
     return tuple(
         state
         for host, result in said.items()
-        for state in roles.parse(host, [(mark.kind, *mark.words) for mark in must(result, host).marks])
+        for state in roles.parse(at.stage, host, [(mark.kind, *mark.words) for mark in must(result, host).marks], now())
     )
 
 

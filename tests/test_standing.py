@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from tasks.model.backup import Backup, Fate, Saved
+from tasks.model.config import Environment, Host, Notify
 from tasks.model.facts import HostFacts
 from tasks.model.standing import Standing, age
-from tasks.remote import retention
+from tasks.remote import doctor, machine, retention, roles
 from tasks.remote.doctor import backups as asked
 from tasks.remote.doctor.question import Answer
+from tasks.remote.machine import stores
 from tasks.report import backups as page
 from tasks.report import tables
 
+from .local_hosts import make_stage
 from .test_report_docs import documented
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -147,6 +152,73 @@ def test_check_has_a_line_for_each_of_them() -> None:
         "drill": ("look", True),
         "off-site": ("ok", False),
     }
+
+
+APART = {"backup_sent": ago(hours=9), "backup_units": "offsite.timer=active offsite=inactive"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "says", "well"),
+    [
+        ({}, "were sent away 9 h ago", True),
+        ({"backup_sent": ago(hours=27)}, "27 h ago: overdue", False),
+        ({"backup_sent": ""}, "were not sent away yet", False),
+        ({"backup_units": "offsite.timer=inactive"}, "no timer sends", False),
+        ({"backup_units": "offsite.timer=active offsite=failed"}, "away failed", False),
+        (failed("offsite", "it ended with exit-code", hours=3), "away failed, 3 h ago: it ended with exit-code", False),
+        (failed("offsite", "it ended with exit-code", days=3), "were sent away 9 h ago", True),
+    ],
+)
+def test_the_database_has_a_host_of_its_own_which_nobody_watches(facts: dict[str, str], says: str, well: bool) -> None:
+    hosts = (Host(name="app1"), Host(name="data", roles=("postgresql",)))
+    stage = replace(make_stage(Path("/srv/pos")), application="pos", hosts=hosts, backup=AWAY)
+    said = {**APART, **facts}
+    text = "\n".join(f"{name} {value}" for name, value in said.items())
+    (question,) = [one for one in doctor.questions(stage, hosts[1], "main", NOW) if one.what == "off-site"]
+    (found,) = question.heard(Answer(text))
+    assert (found.what, found.state, bool(found.hint)) == ("off-site", "ok" if well else "look", not well)
+    assert says in found.value
+    marks = [("fact", name, value) for name, value in said.items()]
+    (state,) = roles.parse(stage, "data", marks, NOW)
+    assert (state.host, state.role, state.state) == ("data", "off-site", found.value)
+    assert state.is_well is (well or not said["backup_sent"]), "a new server that has not sent anything yet is well"
+    assert ("survey_apart",) in roles.look(stage, hosts[1]).calls
+    assert ("survey_apart",) not in roles.look(stage, hosts[0]).calls
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ('CHAT="https://chat.test/do-not-tell"\n', True),
+        ("OTHER=x\n", False),
+        (None, False),
+        ("CHAT='unclosed", False),
+    ],
+)
+def test_that_host_does_not_know_whom_to_tell(text: str | None, known: bool) -> None:
+    """It learns it from the application's environment file, and says it to nobody else."""
+    hosts = (Host(name="app1", address="192.0.2.1"), Host(name="data", roles=("postgresql",), address="192.0.2.2"))
+    stage = replace(make_stage(Path("/srv/pos")), application="pos", hosts=hosts, backup=AWAY)
+    stage = replace(stage, notify=Notify(webhook_variable="CHAT"), environment=Environment())
+    parts = machine.parts(stage, hosts[1], {"os": "debian 12", "ssh_port": "22"}, stores.seeds_of(text))
+    (failures,) = [one for one in parts if one.name == "failures"]
+    notified = [thing for thing in failures.things if thing.name == "file /etc/fab-releases/pos.notify"]
+    assert bool(notified) is known
+    assert ('"variable": "CHAT"' in failures.things[-2].make.text()) is known
+    shown = "".join(f"{one.name} {one.want} {one.make.shown()}" for one in failures.things)
+    assert "do-not-tell" not in shown
+    if known:
+        assert 'CHAT="https://chat.test/do-not-tell"' in notified[0].make.text()
+    assert "failures" in [
+        one.name for one in machine.parts(stage, hosts[0], {"os": "debian 12"}, stores.seeds_of(text))
+    ]
+    assert "OnFailure=pos-failed@%n.service" in "".join(one.make.text() for part in parts for one in part.things)
+
+
+def test_a_failure_of_that_host_is_told_twice() -> None:
+    said = Answer("failed pos-offsite.service\nfailed unlucky.service")
+    told = [one.value for one in doctor.roles.read_failed(said, ("pos-offsite.service",))]
+    assert told == ["unlucky.service has failed"]
 
 
 def test_what_a_server_says_can_be_nonsense() -> None:

@@ -325,6 +325,11 @@ class Stage(Topology):
         """Whether its database can be put back as it was at any second."""
         return self.backup.engine == "pgbackrest" and self.has_postgresql and self.manager == "systemd"
 
+    def sends_apart(self, host: Host) -> bool:
+        """Whether it has the database alone, and by a timer of its own sends away what no dump has."""
+        is_apart = self.has_postgresql and host == self.database_host != self.primary
+        return self.backup.enabled and bool(self.backup.repository) and is_apart
+
     @property
     def has_bouncer(self) -> bool:
         return self.provision.pgbouncer and self.has_postgresql

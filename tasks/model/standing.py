@@ -142,6 +142,26 @@ class Standing:
             return Judgement("off-site", False, said, hint)
         return Judgement("off-site", True, f"sent away {age(now - self.sent)} ago")
 
+    def apart(self, now: datetime, unit: str) -> Judgement:
+        """Of a host that has the database alone: roles and configuration, which it sends away by itself."""
+        hint = f"on that host: journalctl -u {unit}; systemctl start {unit}"
+        if (failed := self._failed("offsite", self.sent, now)) is not None:
+            return Judgement("off-site", False, f"sending roles and configuration away failed{failed}", hint)
+        if self._state("offsite.timer") != "active":
+            said = f"no timer sends roles and configuration away: it is {self._state('offsite.timer')}"
+            return Judgement("off-site", False, said, "fab provision installs it")
+        if not self.sent:
+            return Judgement("off-site", False, "roles and configuration were not sent away yet", hint)
+        said = f"roles and configuration were sent away {age(now - self.sent)} ago"
+        is_late = now - self.sent > OVERDUE
+        return Judgement("off-site", not is_late, f"{said}: overdue" if is_late else said, hint if is_late else "")
+
+    @property
+    def is_new(self) -> bool:
+        """The timer that sends is there, and has not run yet."""
+        runs = self._state("offsite.timer") == "active" and self._state("offsite") != "failed"
+        return runs and not self.sent and not self.failures
+
     def _state(self, unit: str) -> str:
         return self.units.get(unit, "inactive")
 

@@ -7,3 +7,8 @@ ask_backups() {
   fact() { printf '%s %s\n' "$1" "$2"; }
   survey_backups
 }
+
+ask_apart() {
+  fact() { printf '%s %s\n' "$1" "$2"; }
+  survey_apart
+}

@@ -83,10 +83,10 @@ def record(at: dict[str, str], run: str, reason: str) -> bool:
 
 
 def tell(at: dict[str, str], run: str, reason: str) -> bool:
-    """By a process with the variables of the release, which is ended when it takes too long."""
+    """By a process with the variables of the release (without one, our own has them), which is ended when it takes too long."""
     if not at["variable"]:
         return False
-    launch = ["/usr/bin/python3", "-IS", at["current"] + "/.release/launch.py", "exec", "--"]
+    launch = ["/usr/bin/python3", "-IS", at["current"] + "/.release/launch.py", "exec", "--"] if at["current"] else []
     command = [*launch, "/usr/bin/python3", "-IS", str(Path(__file__).resolve()), "post", at["variable"]]
     try:
         done = subprocess.run(command, input=message(at, run, reason), timeout=TELLING, check=False)
@@ -98,7 +98,7 @@ def tell(at: dict[str, str], run: str, reason: str) -> bool:
 
 def message(at: dict[str, str], run: str, reason: str) -> bytes:
     """As docs/reference/json.md has it: `text` is what Slack and its kin show."""
-    hint = f"fab logs --stage {at['stage']} --service {run}"
+    hint = at.get("hint") or f"fab logs --stage {at['stage']} --service {run}"
     text = f"{at['application']} ({at['stage']}): the {run} that runs by itself failed: {reason}\n{hint}"
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     facts = {"text": escaped, "verb": run, "stage": at["stage"], "result": "failed", "message": reason, "hint": hint}

@@ -140,6 +140,15 @@ look_owner() { # NAME PATH   of a file whose content is nobody's business
   { stat -c '%F, %U:%G %a' "$2" 2>/dev/null | sed 's/^regular empty file/regular file/' || true; } | found "$1"
 }
 
+look_known() { # NAME PATH TEXT   a file with a secret in it
+  {
+    if [ -f "$2" ]; then
+      stat -c '%U:%G %a' "$2" | tr -d '\n'
+      if [ "$(cat "$2")" = "${3%$'\n'}" ]; then printf ', as the application has it'; else printf ', with something else in it'; fi
+    fi
+  } | found "$1"
+}
+
 make_owner() { # PATH OWNER GROUP MODE
   [ ! -L "$1" ] || die "$1 is a link" "move it away"
   touch "$1"

@@ -21,11 +21,18 @@ survey_backups() {
     [[ ! $VALUE > $drilled ]] || drilled=$VALUE
   done
   fact backup_drilled "$drilled"
-  VALUE=
-  read -r VALUE 2>/dev/null <"/var/lib/fab-releases/$APPLICATION-offsite-at" || true
-  fact backup_sent "$VALUE"
+  survey_runs "$PRIVATE/journal.jsonl"
+}
+
+# Of a host that has the database and no releases: what it sends away by itself.
+survey_apart() { survey_runs "/var/lib/fab-releases/$APPLICATION-journal.jsonl"; }
+
+survey_runs() { # JOURNAL
+  local sent=''
+  read -r sent 2>/dev/null <"/var/lib/fab-releases/$APPLICATION-offsite-at" || true
+  fact backup_sent "$sent"
   fact backup_units "$(backup_units)"
-  failed_runs
+  failed_runs "$1"
 }
 
 read_value() { # KEY FILE   -> VALUE; of a program of ours: its values have no quotes in them
@@ -40,14 +47,14 @@ backup_units() { # NAME=STATE ...   in a sandbox nothing runs by itself
   [ "$MANAGER" = systemd ] || return 0
   while IFS=$'\t' read -r service _ state _; do words+=("$service=$state"); done < <(
     systemd_describe "$APPLICATION-backup.timer" "$APPLICATION-backup.service" "$APPLICATION-drill.timer" \
-      "$APPLICATION-drill.service" "$APPLICATION-offsite.service" "$APPLICATION-archive.service"
+      "$APPLICATION-drill.service" "$APPLICATION-offsite.service" "$APPLICATION-offsite.timer" "$APPLICATION-archive.service"
   )
   printf '%s' "${words[*]}"
 }
 
-failed_runs() { # the last record of each: systemd forgets them when the server boots
+failed_runs() { # JOURNAL   the last record of each: systemd forgets them when the server boots
   local line
   while IFS= read -r line; do
     if [[ $line =~ \"unit\":\ \"([a-z]+)\" ]]; then fact "failed_${BASH_REMATCH[1]}" "$line"; fi
-  done < <(grep -F '"event": "failed"' "$PRIVATE/journal.jsonl" 2>/dev/null | tail -n 30)
+  done < <(grep -F '"event": "failed"' "$1" 2>/dev/null | tail -n 30)
 }

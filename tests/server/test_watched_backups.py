@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tasks.config.load import load, stage
+from tasks.model.machine import Part
 from tasks.model.shell import Secret
 from tasks.remote.machine import backups
 from tasks.remote.machine.stores import Offsite
@@ -93,11 +94,16 @@ def await_quiet(server: Server) -> None:
 def install(shop: Shop) -> None:
     """The files of the timers, as provisioning would."""
     here = stage(load(shop.folder / "releases.toml"))
-    for part in backups.parts(here, here.primary, Offsite(Secret("a key"))):
+    install_parts(shop.server, backups.parts(here, here.primary, Offsite(Secret("a key"))))
+    shop.server.run("systemctl enable -q --now pos-backup.timer pos-drill.timer")
+
+
+def install_parts(server: Server, parts: tuple[Part, ...]) -> None:
+    for part in parts:
         for call in (call for thing in part.things for call in thing.make.calls if call[0] == "make_file"):
             _, path, _, _, mode, text = (one.value if isinstance(one, Secret) else str(one) for one in call)
-            shop.server.put(path, text, mode=int(mode, 8))
-    shop.server.run("systemctl daemon-reload && systemctl enable -q --now pos-backup.timer pos-drill.timer")
+            server.put(path, text, mode=int(mode, 8))
+    server.run("install -d -m 755 /var/lib/fab-releases && systemctl daemon-reload")
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +280,47 @@ def test_backups_stay_on_their_server_for_weeks_and_nobody_hears_of_it(fresh: Sh
     )
     server.run(r"""sed -i '/"event": "failed"/d' /srv/pos/.releases/journal.jsonl; systemctl reset-failed""")
     assert "older than the newest backup" in unwell(fresh)["off-site"]
+
+
+@pytest.mark.nightly
+def test_the_database_has_a_host_of_its_own_which_nobody_watches(fresh: Shop, boot: Boot, tmp_path: Path) -> None:
+    """What it sends away fails: one message, `fab check`, `fab status`, also after a reboot, until it is well again."""
+    data = boot("data")
+    data.reset(data.pristine)
+    apart = Shop(tmp_path, (fresh.server, data))
+    apart.configure(
+        f'{NOTIFIED}[backup]\nrepository = "/var/vault"\n', roles=('["web", "worker", "beat", "db"]', '["postgresql"]')
+    )
+    here = stage(load(apart.folder / "releases.toml"))
+    room = Secret(f"http://127.0.0.1:{PORT}{PATH}")
+    made = backups.parts(here, here.database_host, Offsite(Secret("a key"), Secret("")), room)
+    install_parts(data, made)
+    data.run("usermod -aG systemd-journal deploy; systemctl enable -q --now pos-offsite.timer")
+    assert role(apart)["state"] == "roles and configuration were not sent away yet"
+    data.put("/usr/local/bin/sleep", "#!/bin/sh\n", mode=0o755)  # between 60 tries
+    with listening(data, ROOM):
+        assert data.run("systemctl start pos-offsite.service", check=False).returncode != 0
+        await_that(lambda: told(data), "nobody was told")
+        await_quiet(data)
+        (message,) = told(data)
+    assert (message["verb"], message["hint"]) == ("offsite", "on app2: journalctl -u pos-offsite")
+    data.reboot()
+    assert "sending roles and configuration away failed, " in role(apart)["state"]
+    assert not role(apart)["is_well"]
+    found = apart.fab("-H", "app2", "check", check=None).stdout
+    assert re.search("look off-site: sending roles and configuration away failed, [0-9]+ min ago: it ended with", found)
+    everything = str(message) + found + data.run("journalctl --no-pager -o cat -u 'pos-*'").stdout
+    assert [secret for secret in (*SECRETS, "a key") if secret in everything] == []
+    data.put("/usr/local/bin/restic", "#!/bin/sh\n", mode=0o755)
+    data.run("systemctl start pos-offsite.service")
+    assert re.search("were sent away [0-9]+ min ago", role(apart)["state"])
+    assert role(apart)["is_well"]
+
+
+def role(shop: Shop) -> dict[str, Any]:
+    roles = json.loads(shop.fab("status", "--json", check=None).stdout)["roles"]
+    found: dict[str, Any] = next(one for one in roles if one["role"] == "off-site")
+    return found
 
 
 @pytest.mark.nightly

@@ -11,7 +11,7 @@ from ...model.facts import HostFacts
 from ...model.finding import Finding, bad, look, ok, skipped
 from ...model.shell import Script, script
 from .. import survey
-from . import application, machine, roles
+from . import application, backups, machine, roles
 from .question import Answer, Question
 
 LONGEST = 14
@@ -27,6 +27,7 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> tuple[Questi
         *machine.questions(stage, host),
         *roles.questions(stage, host),
         *application.questions(stage, host, ref, now),
+        *backups.apart(stage, host, now),
     )
 
 

@@ -17,12 +17,29 @@ def questions(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
         yield Question("backup", ("ask_backups",), lambda answer: read(answer, stage.backup, now))
 
 
+def apart(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
+    """Of the database's own host."""
+    if stage.manager == "systemd" and stage.sends_apart(host):
+        yield Question("off-site", ("ask_apart",), lambda answer: read_apart(answer, stage, now))
+
+
+def read_apart(answer: Answer, stage: Stage, now: datetime) -> Iterator[Finding]:
+    standing = _standing(answer, stage.backup)
+    if standing:
+        one = standing.apart(now, f"{stage.application}-offsite")
+        yield ok(one.what, one.said) if one.is_well else look(one.what, one.said, one.hint)
+
+
 def read(answer: Answer, wanted: Backup, now: datetime) -> Iterator[Finding]:
     """One finding per aspect: backup, backup-timer, drill, off-site."""
-    said = {name: value for name, _, value in (line.partition(" ") for line in answer.text.splitlines())}
-    standing = Standing.from_facts(wanted, said)
+    standing = _standing(answer, wanted)
     for one in standing.judged(now) if standing else ():
         yield ok(one.what, one.said) if one.is_well else look(one.what, one.said, one.hint)
+
+
+def _standing(answer: Answer, wanted: Backup) -> Standing | None:
+    said = {name: value for name, _, value in (line.partition(" ") for line in answer.text.splitlines())}
+    return Standing.from_facts(wanted, said)
 
 
 def units(stage: Stage) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from ...model.config import Host, Stage
 from ...model.finding import Finding, bad, look, ok
 from .. import balancer
 from ..machine import bouncer, postgres
+from . import backups
 from .question import Answer, Question
 
 LATE = 60
@@ -18,7 +19,8 @@ def questions(stage: Stage, host: Host) -> Iterator[Question]:
     if stage.manager != "systemd":
         return
     if not stage.services_on(host):
-        yield Question("services", ("ask_services",), read_failed)
+        told = backups.units(stage) if stage.sends_apart(host) else ()
+        yield Question("services", ("ask_services",), lambda answer: read_failed(answer, told))
     if _lets_us_look(stage, host):
         remedy = "on the server: systemctl status 'postgresql*'; its words are in /var/log/postgresql"
         yield Question(
@@ -57,11 +59,12 @@ def _answers(what: str, unit: str, port: int) -> Question:
     return Question(what, ("ask_answers", unit, port), read, silence="bad", remedy=remedy)
 
 
-def read_failed(answer: Answer) -> Iterator[Finding]:
-    """Of whatever runs there."""
-    for unit in answer.every("failed"):
+def read_failed(answer: Answer, told: Container[str] = ()) -> Iterator[Finding]:
+    """Of whatever runs there; of those in `told` another question says more."""
+    failed = [unit for unit in answer.every("failed") if unit not in told]
+    for unit in failed:
         yield look("services", f"{unit} has failed", f"systemctl status {unit}; systemctl reset-failed {unit}")
-    if not answer.every("failed"):
+    if not failed:
         yield ok("services", "no unit of the server has failed")
 
 

@@ -30,7 +30,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
         *stores.parts(stage, host, facts, seeds),
         *archive.parts(stage, host, facts, seeds.archive),
         *web.parts(stage, host),
-        *backups.parts(stage, host, seeds.offsite),
+        *backups.parts(stage, host, seeds.offsite, stores.webhook(stage, seeds)),
         *ssh.parts(stage),
     )
     return tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)

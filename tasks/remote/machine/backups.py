@@ -16,16 +16,20 @@ from .things import file, packages, part, unit
 DAYS = {"daily": "*-*-*", "weekly": "Sun *-*-*", "monthly": "*-*-01"}
 """How often a drill is, as systemd.time(7) says it."""
 UNITS = "/etc/systemd/system"
+APART = "/var/lib/fab-releases"
+"""Where a host without releases keeps what it says of itself."""
 
 
-def parts(stage: Stage, host: Host, offsite: Offsite) -> tuple[Part, ...]:
+def parts(stage: Stage, host: Host, offsite: Offsite, webhook: Secret | None = None) -> tuple[Part, ...]:
     """On the one host that migrates: it has the release and the way to the database. What is sent away is sent from
-    where the database is, too: nobody else may ask it for roles and grants."""
+    where the database is, too: nobody else may ask it for roles and grants. Without a release there, `webhook` says
+    whom to tell.
+    """
     if not stage.backup.enabled:
         return ()
     if host != stage.primary:
-        sends = stage.backup.repository and stage.has_postgresql and host == stage.database_host
-        return (_offsite_database(stage, offsite),) if sends else ()
+        apart = (_failed_apart(stage, host, webhook), _offsite_database(stage, offsite))
+        return apart if stage.sends_apart(host) else ()
     away = (_offsite(stage, offsite),) if stage.backup.repository else ()
     return (_failed(stage, host), *away, _backups(stage, host), _drills(stage, host))
 
@@ -67,25 +71,39 @@ def _scheduled(name: str, title: str, unit_name: str, service: str, timer: str) 
 
 
 def _failed(stage: Stage, host: Host) -> Part:
-    """What OnFailure= of the others starts."""
+    layout = stage.layout
+    at = {"current": str(layout.current), "journal": str(layout.journal), "variable": stage.notify.webhook_variable}
+    return _failures(stage, at, user=host.user, writable=str(layout.private))
+
+
+def _failed_apart(stage: Stage, host: Host, webhook: Secret | None) -> Part:
+    """Where there is no release, and so neither its journal nor its variables."""
+    name, notified = stage.notify.webhook_variable, f"/etc/fab-releases/{stage.application}.notify"
+    unit_name = f"{stage.application}-offsite"
+    at = {
+        "current": "",
+        "journal": f"{APART}/{stage.application}-journal.jsonl",
+        "variable": name if webhook else "",
+        "hint": f"on {host.name}: journalctl -u {unit_name}",
+    }
+    known = (_known(notified, Secret(f"{name}={json.dumps(webhook.value)}\n")),) if webhook else ()
+    things = (packages("python3"), *known)
+    return _failures(stage, at, *things, user="root", writable=APART, variables=notified)
+
+
+def _failures(stage: Stage, at: dict[str, str], *more: Thing, **where: str) -> Part:
+    """What OnFailure= of the others starts; `at` and `where` are told to the program and to its unit."""
     folder = f"/usr/local/lib/fab-releases/{stage.application}-failed"
     service = f"{UNITS}/{stage.application}-failed@.service"
-    told = {
-        "application": stage.application,
-        "stage": stage.name,
-        "current": str(stage.layout.current),
-        "journal": str(stage.layout.journal),
-        "variable": stage.notify.webhook_variable,
-    }
-    text = files.render(
-        "systemd/failed.service", stage, user=host.user, program=f"{folder}/failed.py", arguments=json.dumps(told)
-    )
+    told = json.dumps({"application": stage.application, "stage": stage.name} | at)
+    words = {"variables": "", "program": f"{folder}/failed.py", "arguments": told} | where
     return part(
         "failures",
         "Tell of failures",
+        *more,
         file(f"{folder}/failed.py", (templates() / "provision" / "failed.py").read_text()),
         file(f"{folder}/project_journal.py", programs()["project_journal.py"]),
-        file(service, text),
+        file(service, files.render("systemd/failed.service", stage, **words)),
         check=("units_verified", service),
         use=("reload_units",),
     )
@@ -140,5 +158,15 @@ def secret(path: str, text: Secret) -> Thing:
         f"file {path}",
         ("look_owner", path),
         "regular file, root:root 600",
+        script(("make_file", path, "root", "root", "600", text)),
+    )
+
+
+def _known(path: str, text: Secret) -> Thing:
+    """A secret of root's that is compared where it lies: of what differs only that it does is said."""
+    return Thing(
+        f"file {path}",
+        ("look_known", path, text),
+        "root:root 600, as the application has it",
         script(("make_file", path, "root", "root", "600", text)),
     )

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from ...model.config import Host, Stage
+from ...model.errors import FailedError
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, Word, script
-from .. import files
+from .. import files, variables
 from . import bouncer, firewall, postgres, replica
 from .things import file, last_line, part, unit
 
@@ -92,6 +93,19 @@ def seeds_of(text: str | None, replication: str = "") -> Seeds:
         database=passwords.get("DATABASE_URL", made.database),
         redis=passwords.get("REDIS_URL", made.redis),
     )
+
+
+def webhook(stage: Stage, seeds: Seeds) -> Secret | None:
+    """Whom the application's environment file names to be told of failures; None where it names nobody yet."""
+    name, asked = stage.notify.webhook_variable, stage.environment
+    if not name or asked.format == "none":
+        return None
+    try:
+        known = variables.read(seeds.environment.value if seeds.environment else "", asked.format, asked.file)
+    except FailedError:
+        return None  # told by what reads it to use it
+    found = {**asked.set, **known}.get(name, "")
+    return Secret(found) if found else None
 
 
 def _passwords(text: str) -> Mapping[str, Secret]:
