@@ -91,6 +91,8 @@ def restore_db(
             at.lock(f"restore-db {date or '--undo'}", wait)
         current = _settled(at)
         saved, facts = _listed(at)
+        if not to_scratch and (cut := restoring.cut(here)):
+            tell(Note(cut, warning=True))
         if then is None:
             plan, done = _back(here, current, facts, yes=yes or dry_run)
         else:

@@ -19,6 +19,7 @@ from .model.plan import Phase, Plan, Step
 from .model.release import Release, Revision, new_id, valid_id, valid_ref
 from .model.shell import Script
 from .plans import deploy as deploying
+from .plans import restore as restoring
 from .plans import rollback as rolling_back
 from .plans import rolling
 from .remote import django, operate, sandbox, source
@@ -205,6 +206,8 @@ def _database_question(
     facts = at.facts[primary]
     current, target = facts.live, facts.release(id)
     if with_db:
+        if cut := restoring.cut(stage):
+            at.tell(Note(cut, warning=True))
         confirm(
             f"Restore the database from before {facts.current} went live; everything written since is lost.", yes=yes
         )

@@ -19,7 +19,7 @@ from tasks.model.plan import Phase, Plan, Step
 from tasks.model.release import ID, JournalEntry, Release, new_id, publishes, rollback_target, valid_id, valid_ref
 from tasks.model.server import Provision
 from tasks.model.shell import script
-from tasks.plans import adopt, deploy, rollback
+from tasks.plans import adopt, deploy, restore, rollback
 from tasks.remote import machine
 from tasks.remote.adopt import Flat
 from tasks.remote.machine import stores
@@ -101,6 +101,19 @@ def test_the_switch_is_undone_with_its_beat(name: str) -> None:
                         else ["put_back"]
                     )
                     assert steps[0] is step, "what users see first is undone last"
+
+
+@pytest.mark.parametrize(
+    ("host", "bouncer", "said"),
+    [("data", True, "pgBouncer runs on data, and only on one, which swaps"), ("data", False, ""), ("one", True, "")],
+)
+def test_a_pool_on_another_host_drops_users_in_a_swap_and_nobody_was_told(host: str, bouncer: bool, said: str) -> None:
+    stage = stage_of(1)
+    data = (replace(stage.hosts[0], name="data", roles=("postgresql",)),) if host == "data" else ()
+    stage = replace(stage, hosts=(*stage.hosts, *data), provision=replace(stage.provision, pgbouncer=bouncer))
+    told = restore.cut(stage)
+    assert told.startswith(said)
+    assert bool(told) is bool(said)
 
 
 def balanced() -> tuple[Stage, dict[str, HostFacts]]:

@@ -25,3 +25,12 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
     steps.append(Step("health", "Ask the site", backup.well(run, stage, current)))
     phase = Phase("restore", "Restore the database", {host.name: tuple(steps)})
     return Plan("restore-db", stage.name, (host.name,), (phase,), release=current)
+
+
+def cut(stage: Stage) -> str:
+    """What users will feel of the swap because pgBouncer is out of reach; "" where it holds their requests, or is not."""
+    host = stage.database_host
+    if not stage.has_bouncer or host == stage.primary:
+        return ""
+    told = f"pgBouncer runs on {host.name}, and only on {stage.primary.name}, which swaps, could it be told to hold requests"
+    return f"{told}: connections through it are cut in the swap, and what comes in that moment fails"

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ from tasks.config.load import load as configuration
 from tasks.config.load import stage
 from tasks.remote.files import render
 from tasks.remote.machine import bouncer
-from tests.servers.shop import Shop
+from tests.conftest import Boot
+from tests.servers.shop import Shop, fill
 
 from .conftest import await_page, nightly, put_back
 from .load import Answer, Load, assert_none, load, sales
@@ -148,6 +150,36 @@ def test_somebody_who_does_not_end_his_transaction_shuts_the_shop(pooled: Shop) 
     pooled.server.run("systemctl start pos-hold.service")  # and nobody stops it
     await_page(pooled)
     assert pooled.server.run("sudo -n systemctl start ssh", user="deploy", check=False).returncode != 0
+
+
+@pytest.mark.nightly
+def test_what_holds_requests_was_never_provisioned(boot: Boot, origin: Path, tmp_path: Path) -> None:
+    """A bare server with pgBouncer, made by `fab provision` alone: nobody's request fails in a restore."""
+    server = boot("bare", ssh_port=7822, bare=True)
+    server.reset(server.pristine)
+    shop = Shop(tmp_path, (server,))
+    shop.configure("[provision]\npgbouncer = true\n")
+    shop.fab("provision", "--yes", timeout=900)
+    fill(server, origin)
+    shop.fab("deploy", "--ref", "base", timeout=400)
+    assert shop.fab("provision", "--check").returncode == 0
+    sell(shop, "before", 3)
+    shop.fab("backup")
+    with load(server.address, rate=30) as users:
+        time.sleep(2)
+        told = shop.fab("restore-db", "--date", "latest", "--yes", timeout=300).stderr
+        time.sleep(3)
+    assert "could not hold" not in told
+    assert "pgBouncer runs on" not in told
+    assert tell(users) == []
+    assert server.run("ss -tnH state established 'sport = :6432'").stdout, "the application goes round it"
+    paused = "journalctl --no-pager -o cat -u pos-hold.service; cat /var/log/postgresql/pgbouncer.log"
+    held = server.run(paused).stdout
+    assert "Started pos-hold.service" in held
+    assert "PAUSE" in held
+    assert "RESUME" in held
+    may = server.run("sudo -n -l", user="deploy").stdout
+    assert re.findall(r"systemctl (\w+) pos-hold.service", may) == ["start", "stop"]
 
 
 DAMAGE = {

@@ -315,6 +315,11 @@ def test_a_pool_of_connections_gets_in_the_way_of_a_migration(five: Topology) ->
     assert int(data.run(f'psql -qAtc "{shared}"', user="postgres").stdout) > 0
     assert five.hosts["web1"].run(f"ls /srv/pos/backups/restore-points/{five.shop.current()}*").stdout
     assert re.search(r"data +pgbouncer +active", five.shop.fab("status").stdout)
+    five.shop.fab("backup")
+    told = five.shop.fab("restore-db", "--date", "latest", "--yes", timeout=300).stderr
+    warned = told.index("pgBouncer runs on data, and only on web1, which swaps, could it be told to hold requests")
+    assert warned < told.index("Restore the database")
+    _await(lambda: json.loads(five.get())["database"] == "ok", "the pool finds the database again")
 
 
 def test_one_dead_host_takes_the_shop_down(five: Topology) -> None:
