@@ -59,14 +59,17 @@ fetch_own() { # REPOSITORY KEY VARIABLES HOST PATH...   what the database's own 
   close_repository
 }
 
-open_repository() { # REPOSITORY KEY VARIABLES
-  local line
+open_repository() { # REPOSITORY KEY VARIABLES   not asked for long: where packets are dropped, restic tries for minutes
+  local line status=0
   export RESTIC_REPOSITORY=$1 RESTIC_PASSWORD_FILE=/run/fab-releases.$BASHPID HOME=/root
   trap close_repository EXIT
   (umask 077 && printf '%s' "$2" >"$RESTIC_PASSWORD_FILE")
   while IFS= read -r line; do
     [ -z "$line" ] || export "${line?}"
   done <<<"$3"
+  timeout --kill-after=5 60 restic --quiet --no-lock cat config >/dev/null || status=$?
+  if [ "$status" = 124 ] || [ "$status" = 137 ]; then die "$1 did not answer in 60 s" "is it there, and may this server reach it?"; fi
+  [ "$status" = 0 ] || die "$1 cannot be opened" "is it the right key, and may this server reach it? the lines above are restic's"
 }
 
 close_repository() {
