@@ -18,6 +18,9 @@ from .image import Image, base, cache, locked, mount_overlay
 from .network import Link, do
 
 BOOT_SECONDS = 60
+MEMORY = Path("/dev/shm/fab-releases")
+PLENTY = 12 << 30
+"""Bytes; a server with three releases takes one of the twelve."""
 STOP_SECONDS = 60
 TOOLS = ("mmdebstrap", "systemd-nspawn", "ip", "iptables", "mount", "ssh", "ssh-keygen", "nsenter")
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,12 +34,12 @@ _open: list[Server] = []
 class Server:
     """One booted Debian. Made by `Server.boot`; everything about it goes away with `close`."""
 
-    def __init__(self, name: str, link: Link, layers: Snapshot, ssh_port: int) -> None:
+    def __init__(self, name: str, link: Link, folder: Path, layers: Snapshot, ssh_port: int) -> None:
         self.name = name
         self.link = link
         self.address = link.inside
         self.ssh_port = ssh_port
-        self.folder = _running() / str(link.slot)
+        self.folder = folder / str(link.slot)
         self.owner = os.getpid()
         self._layers = layers
         self._writes = 0
@@ -44,14 +47,16 @@ class Server:
         self._init = 0
 
     @classmethod
-    def boot(cls, name: str, *, ssh_port: int = 22, image: Image | None = None) -> Server:
+    def boot(cls, name: str, *, ssh_port: int = 22, image: Image | None = None, in_memory: bool = False) -> Server:
         """Boot a fresh server and wait until people can log in by ssh.
 
-        `name` is its host name. Raises RuntimeError with the end of its console when it does not come up.
+        `name` is its host name. With `in_memory` its disk is there, if there is plenty. Raises RuntimeError with the
+        end of its console when it does not come up.
         """
         layers = (image or base()).layers
         key = client_key()
-        server = cls(name, network.claim(_running()), layers, ssh_port)
+        folder = _memory() if in_memory and _room_in_memory() > PLENTY else cache() / "running"
+        server = cls(name, network.claim(folder), folder, layers, ssh_port)
         _open.append(server)
         try:
             server._prepare(key)
@@ -362,8 +367,20 @@ def close_all() -> None:
         server.close()
 
 
-def _running() -> Path:
-    return cache() / "running"
+def _memory() -> Path:
+    MEMORY.mkdir(mode=0o700, exist_ok=True)
+    if MEMORY.is_symlink() or MEMORY.stat().st_uid != 0 or MEMORY.stat().st_mode & 0o077:
+        raise RuntimeError(f"{MEMORY} is somebody else's, or open to others: remove it")
+    return MEMORY
+
+
+def _room_in_memory() -> int:
+    """Bytes that a file system in memory may take without taking them from anybody; 0 where there is none."""
+    if not os.path.ismount(MEMORY.parent):
+        return 0
+    room = os.statvfs(MEMORY.parent)
+    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    return min(room.f_bavail * room.f_frsize, int(available.split()[1]) * 1024)
 
 
 def _new_key(path: Path) -> None:
