@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,6 @@ LONGEST = (
 """Files that take longest, which begin first: a long one that begins last is waited for alone."""
 
 
-ALONE = "test_load"
-"""The file that has the machine for itself: what it can bear is measured once, and must not be taken away meanwhile."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="also what takes long, and all of it at full size")
 
@@ -45,15 +42,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Before a test of another process of this run begins, it waits for one of ALONE to end."""
-    if not hasattr(item.config, "workerinput"):
+    """A test waits while another process of this run is `alone`, and is not waited for where it wants to be that."""
+    if "alone" in getattr(item, "fixturenames", ()):
         return (yield)
-    with Path(item.config.getoption("basetemp")).with_name("alone").open("w") as gate:
-        alone = item.path.stem == ALONE
-        fcntl.flock(gate, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        if alone:
-            return (yield)
-    return (yield)
+    with _gate(item.config, fcntl.LOCK_SH):
+        return (yield)
+
+
+@pytest.fixture(scope="module")
+def alone(pytestconfig: pytest.Config) -> Callable[[], AbstractContextManager[None]]:
+    """`with alone():` the machine is ours: every other process of this run has ended its test and begins no other."""
+    return lambda: _gate(pytestconfig, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _gate(config: pytest.Config, how: int) -> Iterator[None]:
+    """One after the other, for a lock by itself would let in others for as long as one of them is in."""
+    if not hasattr(config, "workerinput"):
+        yield
+        return
+    own = Path(config.getoption("basetemp"))
+    with own.with_name("turn").open("w") as turn, own.with_name("gate").open("w") as gate:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(gate, how)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +87,7 @@ def boot() -> Iterator[Boot]:
         if key not in booted or booted[key].is_closed:
             suite = (bare,) if isinstance(bare, str) else ()
             image = servers.bare(*suite) if bare else servers.warm(requirements) if requirements else servers.base()
-            booted[key] = servers.Server.boot(name, ssh_port=ssh_port, image=image)
+            booted[key] = servers.Server.boot(name, ssh_port=ssh_port, image=image, in_memory=True)
         booted[key].start()
         return booted[key]
 
