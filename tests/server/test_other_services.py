@@ -70,33 +70,33 @@ def test_uvicorn_alone_serves_a_release_and_finishes_what_it_has_in_hand(fresh: 
     assert "Failed with result" not in journal
 
 
-def test_uvicorn_that_cannot_load_the_application_is_refused_before_the_switch(fresh: Shop) -> None:
-    serve(fresh, UVICORN.replace("pos.asgi", "pos.nothing"), '[python]\nextra = ["uvicorn"]\n')
-    before = fresh.current()
-    refused = fresh.fab("deploy", "--ref", "code-only", check=1, timeout=400)
+def test_uvicorn_that_cannot_load_the_application_is_refused_before_the_switch(shop: Shop) -> None:
+    serve(shop, UVICORN.replace("pos.asgi", "pos.nothing"), '[python]\nextra = ["uvicorn"]\n')
+    before = shop.current()
+    refused = shop.fab("deploy", "--ref", "code-only", "--force", check=1, timeout=400)
     assert "pos.nothing" in refused.stderr
-    assert fresh.current() == before
-    assert before in fresh.get()
+    assert shop.current() == before
+    assert before in shop.get()
 
 
 def await_end(shop: Shop, unit: str) -> None:
     shop.server.run(f"timeout 60 sh -c 'while systemctl is-active -q {unit}; do sleep 0.2; done'")
 
 
-def test_any_command_is_a_worker(fresh: Shop) -> None:
-    serve(fresh, ASGI.replace(ASGI.splitlines()[2], "workers = 1") + STANDING)
-    fresh.fab("deploy", "--ref", "code-only", timeout=400)
-    first = fresh.current()
-    assert fresh.server.run(f"systemctl is-active pos-clock@{first}").stdout.strip() == "active"
-    fresh.fab("rollback")
-    assert fresh.server.run(f"systemctl is-active pos-clock@{first}", check=False).stdout.strip() != "active"
+def test_any_command_is_a_worker(shop: Shop) -> None:
+    serve(shop, ASGI.replace(ASGI.splitlines()[2], "workers = 1") + STANDING)
+    shop.fab("deploy", "--ref", "code-only", "--force", timeout=400)
+    first = shop.current()
+    assert shop.server.run(f"systemctl is-active pos-clock@{first}").stdout.strip() == "active"
+    shop.fab("rollback")
+    assert shop.server.run(f"systemctl is-active pos-clock@{first}", check=False).stdout.strip() != "active"
 
 
-def test_a_command_that_does_not_go_on_is_refused_before_the_switch(fresh: Shop) -> None:
-    serve(fresh, ASGI.replace(ASGI.splitlines()[2], "workers = 1") + STANDING.replace("time.sleep(100000)", "1/0"))
-    before = fresh.current()
-    refused = fresh.fab("deploy", "--ref", "code-only", check=1, timeout=400)
+def test_a_command_that_does_not_go_on_is_refused_before_the_switch(shop: Shop) -> None:
+    serve(shop, ASGI.replace(ASGI.splitlines()[2], "workers = 1") + STANDING.replace("time.sleep(100000)", "1/0"))
+    before = shop.current()
+    refused = shop.fab("deploy", "--ref", "code-only", "--force", check=1, timeout=400)
     assert "clock" in refused.stderr
     assert "ZeroDivisionError" in refused.stderr
-    assert fresh.current() == before
-    assert before in fresh.get()
+    assert shop.current() == before
+    assert before in shop.get()
