@@ -19,6 +19,7 @@ from tasks.report import archive as page
 
 PROGRAM = Path(__file__).parent.parent / "templates" / "provision" / "pgbackrest.py"
 START = datetime(2026, 11, 20, 2, 30, tzinfo=UTC)
+ARCHIVES = [{"id": f"15-{number}", "database": {"id": number}} for number in (1, 2)]
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ def archived(
             "timestamp": {"stop": int(at(number + 1).timestamp())},
             "info": {"size": 1000},
             "error": False,
+            "database": {"id": 1},
         }
         for number, kind in backups
     ]
@@ -59,7 +61,7 @@ def archived(
         "0000000100000000": {"type": "path"},
         "00000002.history": {"type": "file", "time": 0},
     }
-    answers = {"backup": {}, "info": [{"archive": [{"id": "15-1"}], "backup": info}], "repo-ls": files}
+    answers = {"backup": {}, "info": [{"archive": ARCHIVES[:1], "backup": info, "db": [{"id": 1}]}], "repo-ls": files}
     monkeypatch.setattr(program, "pgbackrest", lambda command, *words: json.dumps(answers[command]))
     return program.reaches({})
 
@@ -79,6 +81,30 @@ def test_a_gap_is_jumped_over(program: ModuleType, monkeypatch: pytest.MonkeyPat
     assert [one.has(at(265)) for one in found] == [False, False, False]
     assert [one.has(at(258)) for one in found] == [True, True, False]
     assert [one.has(at(500)) for one in found] == [False, False, True]
+
+
+def test_a_rebuilt_server_makes_backups_of_the_lost_one_look_open(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its segments have the same numbers, and are of another cluster: none of them follows the lost one's backup."""
+    archived(program, monkeypatch, [1, 2, 3], (1, "F"))
+    asked = program.pgbackrest
+    newer = {f"{segment(one)}-{'b' * 40}.zst": {"time": int(at(90 + one).timestamp())} for one in range(1, 9)}
+
+    def answer(command: str, *words: str) -> str:
+        if words[-1].endswith("15-2"):
+            return json.dumps(newer)
+        told = json.loads(asked(command, *words))
+        if command == "info":
+            told[0] |= {"archive": ARCHIVES, "db": [{"id": 1}, {"id": 2}]}
+        return json.dumps(told)
+
+    monkeypatch.setattr(program, "pgbackrest", answer)
+    (lost,) = program.reaches({})
+    assert (lost.end, lost.is_open, lost.cluster) == (at(4), False, 1)
+    monkeypatch.setattr(program, "asked", dict)
+    monkeypatch.setattr(program, "datetime", type("Clock", (datetime,), {"now": classmethod(lambda *_: at(95))}))
+    assert program.backup("02:30") == "taken: full", "an incremental one of a lost cluster"
 
 
 def test_a_backup_of_which_a_segment_is_missing_counts(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

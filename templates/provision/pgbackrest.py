@@ -65,6 +65,8 @@ class Reach:
     """The number of that segment."""
     is_open: bool
     """It is the newest one: what is written now will follow."""
+    cluster: int = 1
+    """Which of those that have archived here, one after the other: a rebuilt server counts its segments anew."""
 
     def has(self, moment: datetime) -> bool:
         return self.start <= moment and (self.is_open or moment <= self.end)
@@ -103,10 +105,13 @@ def fails(live: dict[str, Any]) -> bool:
 def reaches(live: dict[str, Any]) -> list[Reach]:
     """Of each complete backup, oldest first."""
     told = json.loads(pgbackrest("info", "--output=json"))
-    archive, backups = (told[0].get(key, []) if told else [] for key in ("archive", "backup"))
-    segments = archived(archive[-1]["id"], live.get("segment") or 16 << 20) if archive and backups else {}
+    archives, backups, clusters = (told[0].get(key, []) if told else [] for key in ("archive", "backup", "db"))
+    size = live.get("segment") or 16 << 20
+    held = {one["database"]["id"]: archived(one["id"], size) for one in archives if backups}
     found = []
     for backup in backups:
+        cluster = backup["database"]["id"]
+        segments = held.get(cluster, Segments())
         first, last = (ordinal(backup["archive"][end], segments) for end in ("start", "stop"))
         if backup.get("error") or any(number not in segments for number in range(first, last + 1)):
             continue
@@ -114,15 +119,15 @@ def reaches(live: dict[str, Any]) -> list[Reach]:
             last += 1
         stopped = datetime.fromtimestamp(backup["timestamp"]["stop"] + 1, UTC)  # it is told in whole seconds
         end = datetime.fromtimestamp(segments[last], UTC)
-        size = backup["info"]["size"]
-        found.append(Reach(backup["label"], size, stopped, max(stopped, end), last, last == max(segments)))
+        is_open = last == max(segments) and cluster == clusters[-1]["id"]
+        found.append(Reach(backup["label"], backup["info"]["size"], stopped, max(stopped, end), last, is_open, cluster))
     return found
 
 
 class Segments(dict[int, float]):
     """Number of a segment, whatever its timeline -> when it was archived, as seconds of the epoch."""
 
-    per_file: int
+    per_file: int = 256
 
 
 def archived(version: str, size: int) -> Segments:
@@ -136,15 +141,15 @@ def archived(version: str, size: int) -> Segments:
     return found
 
 
-def ordinal(name: str, segments: Segments | dict[int, float]) -> int:
-    return int(name[8:16], 16) * getattr(segments, "per_file", 256) + int(name[16:24], 16)
+def ordinal(name: str, segments: Segments) -> int:
+    return int(name[8:16], 16) * segments.per_file + int(name[16:24], 16)
 
 
 def spans(found: Sequence[Reach]) -> list[Reach]:
     """Backups that reach the same segment are one span: what separates two is a gap."""
     merged: list[Reach] = []
     for one in found:
-        if not merged or merged[-1].last != one.last:
+        if not merged or (merged[-1].cluster, merged[-1].last) != (one.cluster, one.last):
             merged.append(one)
     return merged
 
@@ -252,9 +257,10 @@ def flush() -> tuple[datetime, bool]:
     return moment(now), False
 
 
-def restore(side: Path, target: datetime, reach: Reach) -> None:
-    """Tablespaces as well go beside: without a map they would be restored over those of the live cluster. Nothing is
-    left out: the backup knows databases by the names they had then, and a restore since may have swapped them.
+def restore(side: Path, target: datetime | None, reach: Reach) -> None:
+    """Without a target all that was archived is replayed. Tablespaces as well go beside: without a map they would be
+    restored over those of the live cluster. Nothing is left out: the backup knows databases by the names they had then,
+    and a restore since may have swapped them.
     """
     free = shutil.disk_usage(PLACE).free
     if free < reach.size + MARGIN:
@@ -263,10 +269,11 @@ def restore(side: Path, target: datetime, reach: Reach) -> None:
     for folder in (side, side / "data", side / "tablespaces"):
         folder.mkdir(mode=0o700)
     notify(f"STATUS=restoring {reach.label} beside")
+    until = ("--type=time", f"--target={target:%Y-%m-%d %H:%M:%S.%f}+00", "--target-action=promote") if target else ()
     pgbackrest(
         "restore",
         *(f"--pg1-path={side}/data", f"--tablespace-map-all={side}/tablespaces", f"--set={reach.label}"),
-        *("--type=time", f"--target={target:%Y-%m-%d %H:%M:%S.%f}+00", "--target-action=promote"),
+        *until,
         *("--archive-mode=off", f"--process-max={os.cpu_count() or 1}"),
     )
 
