@@ -26,7 +26,7 @@ take_moment() { # MOMENT   20261120-143500-000000 in UTC, or latest
 
 no_moment() { # MOMENT SAID   in its own words; it has none where it was killed
   [ ! -s "$2" ] || die "$(said_of error <"$2")" "$(said_of hint <"$2")"
-  journalctl --no-pager --quiet --output=cat --lines=15 --unit "$APPLICATION-moment@$1.service" 2>/dev/null || true
+  said_by "$APPLICATION-moment@$1.service"
   die "nothing was taken from the archive: what restores it beside was ended" "its last lines are above; the live database is untouched"
 }
 

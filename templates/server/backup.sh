@@ -16,7 +16,7 @@ prepare_dumps() {
 
 send_away() { # waits for its end
   systemctl_as_root start "$APPLICATION-offsite.service" || {
-    journalctl --no-pager --quiet --output=cat --lines=15 --unit "$APPLICATION-offsite.service" 2>/dev/null || true
+    said_by "$APPLICATION-offsite.service"
     die "the backup is on this server only: sending it away failed" "its last lines are above; fab provision sets it up"
   }
 }

@@ -78,6 +78,10 @@ systemd_told() { # SERVICE ID
   printf '%s' "$told"
 }
 
+said_by() { # UNIT   last lines of its own processes: what systemd says of them would push the reason out of sight
+  journalctl --no-pager --quiet --output=cat --lines=5 _SYSTEMD_UNIT="$1" 2>/dev/null || true
+}
+
 systemd_log() { journalctl --no-pager --quiet --output=cat --lines=200 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
 systemd_ids() {

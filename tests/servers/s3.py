@@ -54,10 +54,19 @@ class Storage:
         return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
 
     def trusted_by(self, server: Server) -> None:
-        """As after update-ca-certificates: its certificate is one of those that `server` believes."""
-        certificate = self.server.run("cat /srv/s3/cert.pem").stdout
-        server.put("/usr/local/share/ca-certificates/s3.crt", certificate)
-        server.run("update-ca-certificates >/dev/null 2>&1")
+        """Its certificate is one of those that `server` believes, besides those that are there."""
+        server.put("/etc/ssl/certs/s3.pem", self.server.run("cat /srv/s3/cert.pem").stdout)
+        server.run(
+            "cd /etc/ssl/certs && cat s3.pem >>ca-certificates.crt && "
+            "ln -sf s3.pem $(openssl x509 -hash -noout -in s3.pem).0"
+        )
+
+    def doubted_by(self, server: Server) -> None:
+        """Undo of `trusted_by`."""
+        server.run(
+            "cd /etc/ssl/certs && head -c -$(stat -c %s s3.pem) ca-certificates.crt >left && "
+            "cat left >ca-certificates.crt && rm left $(openssl x509 -hash -noout -in s3.pem).0"
+        )
 
 
 def begin(server: Server, *buckets: str) -> Storage:
