@@ -260,7 +260,7 @@ longest time in which nobody got an answer of 200. What a time contains differs:
 - django-dbbackup: one pg_restore drops and loads the live tables in one transaction. Users wait for it and cost it
   nothing, and when it fails all is as before. Nothing is compared or counted, and tables newer than the dump stay.
 - pgBackRest: stops the server and copies its files, checksums compared, of every database in it. Indexes are copied,
-  not built: about two thirds of the time of all others is building them.
+  not built, which is about two thirds of the work of loading a dump.
 
 The aims: a restore within 1.2 x of the fastest way by hand, and less than a second unavailable whatever the size.
 
