@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from project_answer import ROOT, Refused
 from project_blockers import await_backup
 from project_plan import reach
+from project_sessions import lift_limits
 
 PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
 ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
@@ -45,12 +46,12 @@ def restore_point(arguments: dict) -> dict:
             raise Refused(f"There is a restore point {name} already.", "Take another name; they are never overwritten.")
         check_space(directory, needed)
         try:
+            taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")  # what comes later need not be in it
             facts = engine.dump(connection, parts[0])
             engine.read_whole(connection, parts[0])
             facts.update(name=name, application=application(), engine=connection.vendor, file=data.name,
                          bytes=parts[0].stat().st_size, sha256=digest(parts[0]), database_bytes=needed,
-                         release=os.path.basename(ROOT),
-                         taken_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))  # fmt: skip
+                         release=os.path.basename(ROOT), taken_at=taken_at)  # fmt: skip
             facts.update(arguments.get("said", {}))
             parts[1].write_text(json.dumps(facts, indent=1))
             for part, final in ((parts[0], data), (parts[1], manifest)):
@@ -192,6 +193,8 @@ def opened(arguments: dict) -> tuple:
     if connection.vendor not in ENGINES:
         raise Refused(f"There are no restore points for {connection.vendor}.", "Use the tools of that database.")
     reach(connection)
+    if connection.vendor == "postgresql":
+        lift_limits(connection)  # it has nothing to say for hours
     return connection, ENGINES[connection.vendor]
 
 

@@ -127,13 +127,14 @@ def dump(connection, path: Path) -> dict:
         client(session, "pg_dump", "-Fc", "-Z1", *limits, f"--file={path}")
         rows = count_rows(session)
         migrations = "SELECT app || '.' || name FROM django_migrations ORDER BY 1"
+        has_any = fetch(session, "SELECT to_regclass('django_migrations') IS NOT NULL")[0][0]
         return {
             "database": live_name(session),
             "server_version": fetch(session, "SHOW server_version")[0][0],
             "encoding": fetch(session, "SHOW server_encoding")[0][0],
             "rows": rows,
             **preflight.needs(session),
-            "applied": [name for (name,) in fetch(session, migrations)] if "public.django_migrations" in rows else [],
+            "applied": [name for (name,) in fetch(session, migrations)] if has_any else [],
         }
 
 
@@ -202,10 +203,12 @@ def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
 
 @contextmanager
 def owners_let_in(connection, beside: str, owners: list[str]) -> Iterator[None]:
-    """A table is only given to who may create one there, which its owner need not be allowed any more."""
+    """A table is only given to who may create one there: its owner need not be allowed any more, and what the backup
+    allows it comes after its tables.
+    """
     guests = [name for (name,) in fetch(connection, SHUT_OUT, [owners])]
     with closing(patient(connection, beside)) as session:
-        for name in guests:
+        for (name,) in fetch(session, SHUT_OUT, [owners]):
             fetch(session, f"GRANT CREATE ON SCHEMA public TO {name}")
         yield
         for name in guests:

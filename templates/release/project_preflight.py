@@ -14,9 +14,15 @@ from project_sessions import fetch, live_name, quote
 OWNERS = """
     SELECT DISTINCT owner::regrole::text FROM (
         SELECT 'pg_class'::regclass, oid, relowner, relnamespace FROM pg_class
-            WHERE relkind IN ('r', 'p', 'v', 'S', 'm', 'f') AND relpersistence <> 't'
+            WHERE relkind IN ('r', 'p', 'v', 'S', 'm', 'f', 'c') AND relpersistence <> 't'
         UNION ALL SELECT 'pg_proc'::regclass, oid, proowner, pronamespace FROM pg_proc
         UNION ALL SELECT 'pg_namespace'::regclass, oid, nspowner, oid FROM pg_namespace WHERE nspname <> 'public'
+        UNION ALL SELECT 'pg_type'::regclass, oid, typowner, typnamespace FROM pg_type WHERE typtype IN ('e', 'd', 'r')
+        UNION ALL SELECT 'pg_collation'::regclass, oid, collowner, collnamespace FROM pg_collation
+        UNION ALL SELECT 'pg_ts_config'::regclass, oid, cfgowner, cfgnamespace FROM pg_ts_config
+        UNION ALL SELECT 'pg_ts_dict'::regclass, oid, dictowner, dictnamespace FROM pg_ts_dict
+        UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxowner, stxnamespace FROM pg_statistic_ext
+        UNION ALL SELECT 'pg_publication'::regclass, oid, pubowner, 0 FROM pg_publication
     ) AS object (kind, id, owner, namespace)
     WHERE namespace::regnamespace::text !~ '^(pg_|information_schema)'
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = kind AND objid = id AND deptype = 'e') ORDER BY 1"""

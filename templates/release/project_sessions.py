@@ -10,6 +10,8 @@ from project_answer import Refused, first_line
 
 MAINTENANCE = ("postgres", "template1")  # a database cannot be renamed from inside
 LOCK_SPACE = 0x66616272  # any number, the same on every host
+LIMITS = ("statement_timeout", "idle_session_timeout", "transaction_timeout")  # PostgreSQL 14 and 17 have the others
+NO_LIMITS = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)"
 LOCK_HOLDER = """
     SELECT concat(usename, ' from ', coalesce(host(client_addr), 'this host'), ' since ', backend_start)
     FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -25,10 +27,14 @@ def separate(connection, database: str = ""):
 
 
 def patient(connection, database: str = ""):
-    """A separate session for what takes long, whatever the application allows a statement of its own."""
+    """A separate session for what takes long, whatever the application allows one of its own."""
     other = separate(connection, database)
-    fetch(other, "SET statement_timeout = 0")
+    lift_limits(other)
     return other
+
+
+def lift_limits(session) -> None:
+    fetch(session, NO_LIMITS, [list(LIMITS)])
 
 
 def maintenance(connection):
@@ -52,7 +58,7 @@ def fetch(connection, statement: str, parameters: object = None) -> list[tuple]:
 @contextmanager
 def only_one(connection, work: str) -> Iterator[None]:
     """Hold an advisory lock on a session of its own: it ends with the session, however that ends."""
-    with closing(separate(connection)) as session:
+    with closing(patient(connection)) as session:
         if not fetch(session, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_SPACE, work])[0][0]:
             holder = fetch(session, LOCK_HOLDER, [LOCK_SPACE, work]) or [("it has just ended",)]
             raise Refused(f"Another {work} is running ({holder[0][0]}).", "Wait for it, then try again.", kind="locked")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from contextlib import closing, contextmanager
@@ -115,16 +116,33 @@ def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
 def restored_beside(live: Path, data: Path, manifest: dict) -> Iterator[tuple]:
     """(path, rows) of a checked copy beside the live file; gone after the block unless it was moved."""
     beside = live.with_name(f"{live.name}.restore")
+    with only_one(live):
+        try:
+            remove(beside)  # left by one that was killed; its journal would be played into the new one
+            os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            copy(data, beside)
+            with closing(sqlite3.connect(beside)) as database:
+                rows = counts(database)
+            if rows != manifest["rows"]:
+                hint = "Nothing was switched; name another one."
+                raise Refused("The restored rows are not those of the manifest.", hint)
+            yield beside, sum(rows.values())
+        finally:
+            remove(beside)
+
+
+@contextmanager
+def only_one(live: Path) -> Iterator[None]:
+    """Of those that restore, rehearse or undo in this folder: the copy of one would be swapped in by another."""
+    folder = os.open(live.parent, os.O_RDONLY)
     try:
-        remove(beside)  # left by one that was killed; its journal would be played into the new one
-        copy(data, beside)
-        with closing(sqlite3.connect(beside)) as database:
-            rows = counts(database)
-        if rows != manifest["rows"]:
-            raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
-        yield beside, sum(rows.values())
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        hint = "Wait for it, then try again."
+        raise Refused(f"Another restore or drill of {live.name} is running.", hint, kind="locked") from None
     finally:
-        remove(beside)
+        os.close(folder)
 
 
 def remove(database: Path) -> None:
@@ -138,8 +156,9 @@ def undo(connection, kept: str, promise: Callable[[str], None], _: str) -> dict:
         raise Refused(f"There is no {kept} beside {live.name}.", "Name the file that restore said it kept.")
     connection.close()
     old = live.with_name(kept)
-    read_whole(connection, old)
-    return {"kept": swap(live, old, "undone", promise).name}
+    with only_one(live):
+        read_whole(connection, old)
+        return {"kept": swap(live, old, "undone", promise).name}
 
 
 def is_kept(connection, name: str) -> bool:

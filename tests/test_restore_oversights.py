@@ -1,0 +1,122 @@
+"""What two at once, a long dump or something that postgres made do to a backup: nothing that nobody hears of."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.application import Cluster, Release, database_name, items, postgresql, session
+
+
+def test_a_drill_meets_a_restore_of_a_file_and_its_copy_goes_live(bare: Release, tmp_path: Path) -> None:
+    bare.ok("migrate")
+    bare.sql("INSERT INTO shop_item (name) VALUES ('kept')")
+    folder = str(tmp_path / "backups")
+    bare.ok("restore-point", directory=folder, name="small")
+    bare.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000)"
+        " INSERT INTO shop_item (name) SELECT 'one of very many things' FROM n"
+    )
+    bare.ok("restore-point", directory=folder, name="large")
+    live = Path(database_name(bare))
+    drill = subprocess.Popen(
+        bare.command("drill", directory=folder, name="large"), cwd=bare.root, env=bare.environ(),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        while not (beside := live.with_name(f"{live.name}.restore")).exists():
+            assert drill.poll() is None
+            time.sleep(0.001)
+        assert beside.stat().st_mode & 0o777 == 0o600
+        drill.send_signal(19)  # SIGSTOP: as long as it takes
+        assert bare.refused("restore", directory=folder, name="small")["kind"] == "locked"
+        assert bare.refused("drill", directory=folder, name="small")["kind"] == "locked"
+    finally:
+        drill.send_signal(18)
+        drill.communicate(timeout=60)
+    assert drill.returncode == 0
+    assert bare.sql("SELECT count(*) FROM shop_item") == ["500001"]
+    bare.ok("restore", directory=folder, name="small")
+    assert items(bare) == ["kept"]
+
+
+def test_a_long_backup_claims_to_hold_what_was_written_while_it_ran(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    """And --date would take yesterday's for a moment in which today's was running already."""
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    done: dict[str, Any] = {}
+    backup = threading.Thread(
+        target=lambda: done.update(on_postgres.ok("restore-point", directory=str(tmp_path), name="point"))
+    )
+    waiting = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
+        " AND application_name = 'pg_dump'"
+    )
+    with session(cluster, name, "BEGIN; LOCK shop_item"):
+        backup.start()
+        while cluster.admin(waiting) == "0":
+            assert backup.is_alive()
+            time.sleep(0.05)
+        time.sleep(1)
+        sold = datetime.now(UTC)
+        time.sleep(1)
+    backup.join()
+    assert datetime.fromisoformat(done["taken_at"]) < sold
+
+
+def test_things_that_postgres_made_stop_every_restore(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    """Types and their kin, as its tables: they are ours afterwards, which is said beforehand."""
+    on_postgres.ok("migrate")
+    cluster.admin(
+        "CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN price AS int; CREATE TYPE pair AS (a int, b int);"
+        'CREATE COLLATION plain FROM "C"; CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);'
+        "CREATE STATISTICS pairs ON id, name FROM shop_item; CREATE PUBLICATION sales FOR TABLE shop_item",
+        database_name(on_postgres),
+    )
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    wanted = ["the owner postgres of its objects: all of them belong to app"]
+    assert on_postgres.ok("restore", directory=str(tmp_path), name="point", plan_only=True)["not_carried"] == wanted
+    assert on_postgres.ok("restore", directory=str(tmp_path), name="point")["not_carried"] == wanted
+
+
+def test_a_role_that_may_make_tables_here_cannot_be_given_its_own_back(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Its right comes last in a dump, after the table that it needs it for."""
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    cluster.admin("CREATE ROLE clerks; GRANT clerks TO app")
+    cluster.admin(
+        "GRANT CREATE ON SCHEMA public TO clerks; CREATE TABLE bill (); ALTER TABLE bill OWNER TO clerks", name
+    )
+    asked = "SELECT tableowner FROM pg_tables WHERE tablename = 'bill' UNION ALL SELECT nspacl::text FROM pg_namespace"
+    before = cluster.admin(asked, name)
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    on_postgres.ok("restore", directory=str(tmp_path), name="point")
+    assert cluster.admin(asked, name) == before
+
+
+def test_a_limit_for_idle_sessions_ends_a_restore(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    """Two sessions do nothing while it runs: one has its lock, and another restore would remove its copy."""
+    on_postgres.ok("migrate")
+    on_postgres.environment["DATABASE"] = postgresql(
+        cluster, database_name(on_postgres), OPTIONS={"options": "-c idle_session_timeout=50"}
+    )
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    on_postgres.ok("drill", directory=str(tmp_path), name="point")
+
+
+def test_migrations_in_a_schema_of_their_own_are_taken_for_missing(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    name = database_name(on_postgres)
+    cluster.admin("CREATE SCHEMA shop AUTHORIZATION app", name)
+    on_postgres.environment["DATABASE"] = postgresql(cluster, name, OPTIONS={"options": "-c search_path=shop"})
+    on_postgres.ok("migrate")
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    assert on_postgres.ok("restore", directory=str(tmp_path), name="point", plan_only=True)["missing"] == []
