@@ -16,11 +16,13 @@ def key_file(stage: Stage) -> Path:
     return Path(stage.backup.key or f"~/.config/fab-releases/{stage.application}.key").expanduser()
 
 
-def made_key(stage: Stage) -> Path | None:
-    """Where a key was made just now; None when there was one, or none is needed."""
+def lacks_key(stage: Stage) -> bool:
+    return bool(stage.backup.repository) and not key_file(stage).exists()
+
+
+def made_key(stage: Stage) -> Path:
+    """Where a key was made just now."""
     path = key_file(stage)
-    if not stage.backup.repository or path.exists():
-        return None
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import invoke
 
 from . import _adoption
-from ._offsite import made_key, opened
+from ._offsite import key_file, lacks_key, made_key, opened
 from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, show_plan, talk
 from ._task import task
@@ -23,7 +23,7 @@ from .model.machine import Drift, drift
 from .model.plan import Plan
 from .plans import provision as provisioning
 from .remote import machine
-from .remote.machine import proof, stores, web
+from .remote.machine import backups, proof, stores, web
 from .remote.machine.things import looks, parse
 
 Found = Mapping[str, Mapping[str, str]]
@@ -56,8 +56,8 @@ def provision(
         flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
             at.lock("provision", wait)
-        if not check and not dry_run and (made := made_key(here)):
-            tell(Note(f"{made} is the key of what is sent away: keep a copy where no server is", warning=True))
+        if not check and not dry_run and lacks_key(here):
+            _make_key(at)
         seeds = replace(known_seeds(at), offsite=opened(here))
         parts = _wanted(at, facts, seeds)
         found = _look(at, parts)
@@ -84,6 +84,14 @@ def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> 
     """Makes whatever differs, with these secrets; asks nothing."""
     parts = _wanted(at, facts, seeds)
     return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), _wanted(at, facts, seeds.in_place))
+
+
+def _make_key(at: Scene) -> None:
+    """FailedError where a server has one: another would open nothing, and be kept as if it did."""
+    for host, result in _ask_all(at, backups.no_key_yet(at.stage, str(key_file(at.stage)))).items():
+        must(result, host)
+    made = made_key(at.stage)
+    at.tell(Note(f"{made} is the key of what is sent away: keep a copy where no server is", warning=True))
 
 
 def _wanted(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> provisioning.Parts:

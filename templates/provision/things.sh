@@ -144,7 +144,7 @@ look_known() { # NAME PATH TEXT   a file with a secret in it
   {
     if [ -f "$2" ]; then
       stat -c '%U:%G %a' "$2" | tr -d '\n'
-      if [ "$(cat "$2")" = "${3%$'\n'}" ]; then printf ', as the application has it'; else printf ', with something else in it'; fi
+      if [ "$(cat "$2")" = "${3%$'\n'}" ]; then printf ', as it should be'; else printf ', with something else in it'; fi
     fi
   } | found "$1"
 }

@@ -7,7 +7,7 @@ import json
 from ...model.backup import Backup
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
-from ...model.shell import Secret, script
+from ...model.shell import Script, Secret, script
 from .. import backup, files
 from ..library import programs, templates
 from .stores import Offsite
@@ -147,19 +147,20 @@ def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
     """Of sending: the program, the key, what the repository asks for."""
     return (
         packages("restic"),
-        secret(f"/etc/fab-releases/{stage.application}.key", offsite.key),
-        secret(f"/etc/fab-releases/{stage.application}.env", offsite.variables),
+        _key(stage, offsite.key),
+        *((_known(f"/etc/fab-releases/{stage.application}.env", offsite.variables),) if offsite.key.value else ()),
     )
 
 
-def secret(path: str, text: Secret) -> Thing:
-    """A file of root's; of its content nothing is said, so that a change of it is not noticed either."""
-    return Thing(
-        f"file {path}",
-        ("look_owner", path),
-        "regular file, root:root 600",
-        script(("make_file", path, "root", "root", "600", text)),
-    )
+def no_key_yet(stage: Stage, here: str) -> Script:
+    """Fails where the server has one: before another one is made at the path `here` of this machine."""
+    return script(("no_key_yet", stage.application, here))
+
+
+def _key(stage: Stage, key: Secret) -> Thing:
+    path = f"/etc/fab-releases/{stage.application}.key"
+    made = script(("make_file", path, "root", "root", "600", key))
+    return Thing(f"file {path}", ("look_key", path, key), "regular file, root:root 600", made)
 
 
 def _known(path: str, text: Secret) -> Thing:
@@ -167,6 +168,6 @@ def _known(path: str, text: Secret) -> Thing:
     return Thing(
         f"file {path}",
         ("look_known", path, text),
-        "root:root 600, as the application has it",
+        "root:root 600, as it should be",
         script(("make_file", path, "root", "root", "600", text)),
     )
