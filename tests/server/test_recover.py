@@ -214,6 +214,37 @@ def test_backups_that_cannot_be_sent_away_look_well(lost: Lost) -> None:
         lost.vault.run("mv /srv/vault/gone /srv/vault/pos && chown deploy /srv/vault")
 
 
+def test_a_second_person_provisions_another_key(lost: Lost) -> None:
+    """Made anew or taken from elsewhere it opens nothing, and would be kept as if it did."""
+    key = lost.shop.folder / "pos.key"
+    right = key.read_text()
+    key.unlink()
+    try:
+        refused = lost.shop.fab("provision", "--yes", check=1).stderr
+        assert "this server has the key" in refused
+        assert not key.exists()
+        key.write_text("another one")
+        assert "another key" in lost.shop.fab("provision", "--yes", check=1).stderr
+    finally:
+        key.write_text(right)
+    assert lost.shop.server.run("cat /etc/fab-releases/pos.key").stdout == right
+
+
+def test_a_secret_of_the_storage_that_changed_never_reaches_the_server(lost: Lost) -> None:
+    before, after = ({"STORAGE_SECRET": f"only-for-tests-{one}"} for one in ("before", "after"))
+    lost.shop.configure(lost.more.replace("[python]", 'variables = ["STORAGE_SECRET"]\n[python]'))
+    try:
+        lost.shop.fab("provision", "--yes", environment=before)
+        lost.shop.fab("provision", "--check", environment=before)
+        told = lost.shop.fab("provision", "--check", check=1, environment=after).stdout
+        told += lost.shop.fab("provision", "--yes", environment=after).stderr
+    finally:
+        lost.shop.configure(lost.more)
+    assert "/etc/fab-releases/pos.env" in told
+    assert "only-for-tests" not in told
+    assert lost.shop.server.run("cat /etc/fab-releases/pos.env").stdout == "STORAGE_SECRET=only-for-tests-after\n"
+
+
 STAGING = """
 [stages.staging]
 domain = "drill.test"
