@@ -120,7 +120,7 @@ def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> 
     kept = facts.get("kept")
     if not kept:
         raise PreflightError("no restore has kept a database", "fab backups")
-    confirm(f"Swap back {kept}? What is live now is kept in turn.", yes=yes)
+    confirm(f"Swap back {kept}? What is live now is kept in turn; what a deploy migrated since is migrated.", yes=yes)
     return restoring.plan(here, current, who(), None, run=token_hex(4)), f"{kept} is the live database again"
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.application import Cluster, Release, database_name, items, postgresql, session
+from tests.application import NOTE, Cluster, Release, database_name, items, postgresql, session
 
 
 def test_a_drill_meets_a_restore_of_a_file_and_its_copy_goes_live(bare: Release, tmp_path: Path) -> None:
@@ -120,3 +120,15 @@ def test_migrations_in_a_schema_of_their_own_are_taken_for_missing(
     on_postgres.ok("migrate")
     on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
     assert on_postgres.ok("restore", directory=str(tmp_path), name="point", plan_only=True)["missing"] == []
+
+
+def test_a_database_that_was_kept_is_older_than_the_release_that_gets_it_back(
+    saved: tuple[Release, Path],
+) -> None:
+    release, backups = saved
+    kept = release.ok("restore", directory=str(backups), name="point")["kept"]
+    release.migration("0002_note", NOTE)
+    release.ok("migrate")
+    release.ok("undo-restore", kept=kept)
+    assert release.ok("migrate")["applied"] == ["shop.0002_note"]
+    assert release.sql("SELECT note FROM shop_item") != []

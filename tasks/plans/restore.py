@@ -20,7 +20,7 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
     if stage.database.engine == "sqlite":  # a file that somebody has open cannot be replaced
         stop, start = script(("stop_all",)), script(("start_all",))
         steps = [Step("stop", "Stop what uses it", stop, start), *steps, Step("start", "Start it again", start, stop)]
-    if migrate:
+    if migrate or not saved:  # what was kept does not know what a deploy migrated since
         steps.append(Step("migrate", "Migrate it to the live release", script(("migrate_again", current))))
     steps.append(Step("health", "Ask the site", backup.well(run, stage, current)))
     phase = Phase("restore", "Restore the database", {host.name: tuple(steps)})
