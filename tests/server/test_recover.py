@@ -315,6 +315,18 @@ def test_the_host_that_was_lost_takes_the_other_one_along(boot: Boot, origin: Pa
         sell(app, 3)
         sql(data, OF_THE_DATABASE)
         shop.fab("backup", timeout=300)
+        assert "app2: off-site" not in shop.fab("status").stdout, "a new server is not at fault"
+        data.run("systemctl start pos-offsite.service", timeout=200)
+        assert "roles and configuration were sent away 0 min ago" in shop.fab("status").stdout
+        unit = "[Service]\nExecStart=\nExecStart=/bin/false\n"
+        data.put("/etc/systemd/system/pos-offsite.service.d/fails.conf", unit)
+        data.run("systemctl daemon-reload; systemctl start pos-offsite.service", check=False)
+        heard = "until [ -s /var/lib/fab-releases/pos-journal.jsonl ]; do sleep 0.2; done"
+        data.run(heard, timeout=60)
+        found = shop.fab("-H", "app2", "check", check=None).stdout
+        assert "look off-site: sending roles and configuration away failed" in found
+        assert "pos-offsite.service has failed" not in found
+        data.run("rm -r /etc/systemd/system/pos-offsite.service.d; systemctl daemon-reload")
         data.run("systemctl start pos-offsite.service", timeout=200)
         itself, held = sql(data, ITSELF), rows(data)["sales_sale"]
         assert "not empty" in shop.fab("-H", "app2", "recover", "--yes", check=4).stderr
