@@ -28,9 +28,9 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
 
 
 def cut(stage: Stage) -> str:
-    """What users will feel of the swap because pgBouncer is out of reach; "" where it holds their requests, or is not."""
-    host = stage.database_host
-    if not stage.has_bouncer or host == stage.primary:
+    """What users will feel of the swap where pgBouncer cannot be told to hold their requests; "" elsewhere."""
+    host, here = stage.database_host, stage.primary
+    if not stage.has_bouncer or host == here:
         return ""
-    told = f"pgBouncer runs on {host.name}, and only on {stage.primary.name}, which swaps, could it be told to hold requests"
+    told = f"pgBouncer runs on {host.name}, and only on {here.name}, which swaps, could it be told to hold requests"
     return f"{told}: connections through it are cut in the swap, and what comes in that moment fails"
