@@ -180,6 +180,7 @@ def ways(shop: Shop) -> tuple[Way, ...]:
 
 
 def run(shop: Shop, way: Way, page: str, row: Row) -> None:
+    await_page(shop, page)
     row.backups.append(timed(way.backup))
     row.alone.append(timed(way.restore))
     await_page(shop, page)
@@ -199,9 +200,9 @@ def timed(do: Callable[[], object]) -> float:
 
 
 def await_page(shop: Shop, page: str) -> None:
-    """Users count as let down only by the restore that they see."""
+    """Answered once what users of the restore before asked for and gave up is done with."""
     ask = f"curl -fsS -m 20 -o /dev/null -H 'Host: pos.test' http://127.0.0.1{page}"
-    shop.server.run(f'timeout 60 bash -c "until {ask}; do sleep 0.1; done"')
+    shop.server.run(f"until {ask}; do sleep 0.1; done", timeout=300)
 
 
 def await_answer(seen: Seen) -> None:
