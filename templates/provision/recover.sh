@@ -60,16 +60,18 @@ fetch_own() { # REPOSITORY KEY VARIABLES HOST PATH...   what the database's own 
 }
 
 open_repository() { # REPOSITORY KEY VARIABLES   not asked for long: where packets are dropped, restic tries for minutes
-  local line status=0
+  local line said status=0
   export RESTIC_REPOSITORY=$1 RESTIC_PASSWORD_FILE=/run/fab-releases.$BASHPID HOME=/root
   trap close_repository EXIT
   (umask 077 && printf '%s' "$2" >"$RESTIC_PASSWORD_FILE")
   while IFS= read -r line; do
     [ -z "$line" ] || export "${line?}"
   done <<<"$3"
-  timeout --kill-after=5 60 restic --quiet --no-lock cat config >/dev/null || status=$?
+  said=$(timeout --kill-after=5 60 restic --quiet --no-lock cat config 2>&1 >/dev/null) || status=$?
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then die "$1 did not answer in 60 s" "is it there, and may this server reach it?"; fi
-  [ "$status" = 0 ] || die "$1 cannot be opened" "is it the right key, and may this server reach it? the lines above are restic's"
+  [ "$status" != 0 ] || return 0
+  said=$(grep -vxF -e "$1" -e 'Is there a repository at the following location?' <<<"$said" | head -n 3 | paste -sd ' ') || true
+  die "$1 cannot be opened: ${said#Fatal: }" "is it the right key, and may this server reach it?"
 }
 
 close_repository() {
@@ -267,6 +269,7 @@ without_passwords() { # YES   "" strips them, a filter
 # rows counted. What a run that was cut off has left of it is known by its mark, and dropped.
 recovered_database() { # DEPLOY_TO_THERE DATABASE OWNER   DATABASE "": as it was called
   local newest file sum was is name
+  if [ -f "$STATE/$APPLICATION-recovered-moment" ] && is_filled_by_us "$APPLICATION" restored; then return 0; fi
   newest=$(newest_backup "$RECOVERED$1/backups/database")
   [ -n "$newest" ] || die "there is no backup of the database in the snapshot" "is it of this stage?"
   file=${newest%.json}.dump
