@@ -180,10 +180,14 @@ def schema(connection, applied: set) -> dict:
 
 
 def undo_restore(arguments: dict) -> dict:
-    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far."""
+    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far.
+    `look_only`: whether it did is all that is asked.
+    """
     connection, engine = opened(arguments)
-    if arguments.get("if_kept") and not engine.is_kept(connection, arguments["kept"]):
-        return {"kept": ""}
+    if arguments.get("look_only") or arguments.get("if_kept"):
+        there = engine.is_kept(connection, arguments["kept"])
+        if not there or arguments.get("look_only"):
+            return {"kept": arguments["kept"] if there else ""}
     engine.check_swap(connection)
     return engine.undo(connection, arguments["kept"], promised(arguments), arguments.get("hold", ""))
 

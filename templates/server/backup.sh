@@ -77,12 +77,19 @@ swapping() { # RUN
   printf '"promise": "%s", "hold": "%s"' "$PRIVATE/swapped.$1" "$unit"
 }
 
-last_kept() { # a run that was cut off has only promised it
+last_kept() {
   local file newest=
-  for file in "$PRIVATE"/swapped.* "$PRIVATE/kept-database"; do
-    if [ -s "$file" ] && { [ -z "$newest" ] || [ "$file" -nt "$newest" ]; }; then newest=$file; fi
+  for file in "$PRIVATE/kept-database" "$PRIVATE"/swapped.*; do
+    [ -s "$file" ] || continue
+    if [ -n "$newest" ] && [ ! "$file" -nt "$newest" ]; then continue; fi
+    [ "$file" = "$PRIVATE/kept-database" ] || was_swapped "$(cat "$file")" || continue
+    newest=$file
   done
   [ -z "$newest" ] || cat "$newest"
+}
+
+was_swapped() { # NAME   a run that was cut off has only promised to keep it
+  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$1\", \"look_only\": true}" >/dev/null && [ -n "$(answer kept)" ]
 }
 
 swapped() { # RUN BY NOTE
