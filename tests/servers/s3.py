@@ -65,7 +65,7 @@ class Storage:
         """Undo of `trusted_by`."""
         server.run(
             "cd /etc/ssl/certs && head -c -$(stat -c %s s3.pem) ca-certificates.crt >left && "
-            "cat left >ca-certificates.crt && rm left $(openssl x509 -hash -noout -in s3.pem).0"
+            "cat left >ca-certificates.crt && rm left $(openssl x509 -hash -noout -in s3.pem).0 s3.pem"
         )
 
 
