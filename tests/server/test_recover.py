@@ -42,6 +42,17 @@ from pg_database d join pg_db_role_setting on setdatabase = d.oid where datname 
 select rolname, rolconfig, rolcanlogin from pg_roles where rolname !~ '^pg_' order by 1;
 """
 
+KILLED = """
+export RESTIC_PASSWORD_FILE=/etc/fab-releases/pos.key HOME=/root
+mkfifo /root/nothing
+sleep 100 >/root/nothing 2>/dev/null &
+writer=$!
+restic --quiet backup --stdin </root/nothing >/dev/null 2>&1 &
+reader=$!
+until restic --no-lock --quiet list locks | grep -q .; do sleep 0.2; done
+kill -9 $reader $writer
+"""
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -204,8 +215,17 @@ def test_what_was_sent_away_can_be_read_without_the_key(lost: Lost) -> None:
 
 
 def test_backups_that_cannot_be_sent_away_look_well(lost: Lost) -> None:
-    """The next backup of the rebuilt server goes to the same place; with the place gone, it says so."""
+    """The next backup of the rebuilt server goes to the same place, even where a run was killed that had it locked.
+
+    With the place gone, or without roles and grants, it says so.
+    """
+    lost.shop.server.run(f"export RESTIC_REPOSITORY=sftp:deploy@{lost.vault.address}:/srv/vault/pos\n{KILLED}")
+    assert lost.vault.run("ls /srv/vault/pos/locks").stdout
     assert "and sent to" in lost.shop.fab("backup", timeout=300).stderr
+    assert lost.vault.run("ls /srv/vault/pos/locks").stdout == ""
+    lost.shop.server.run("chmod a-x /usr/lib/postgresql/15/bin/pg_dumpall")
+    assert "roles and grants could not be read" in lost.shop.fab("backup", check=1, timeout=300).stderr
+    lost.shop.server.run("chmod a+x /usr/lib/postgresql/15/bin/pg_dumpall")
     lost.vault.run("mv /srv/vault/pos /srv/vault/gone && chown root /srv/vault")
     try:
         refused = lost.shop.fab("backup", check=1, timeout=300)
