@@ -11,6 +11,7 @@ import invoke
 
 from . import deploy as deploying
 from . import provision as provisioning
+from ._lost_archive import LostArchive, decided, lost_of_it
 from ._offsite import key_file, opened
 from ._operator import chosen, confirm, load_stage
 from ._scene import Scene, must, open_host, scene, talk
@@ -36,6 +37,7 @@ PAGE = "docs/how-to/rebuild-a-lost-server.md"
     help={
         "as_": "for a drill: on the servers of this stage, with its own domain, passwords and [recover] variables",
         "snapshot": "restic's name of an older state (default: the newest)",
+        "without_archive": "take the newest dump of the database, where the archive cannot be read or is not wanted",
     }
 )
 def recover(
@@ -43,6 +45,7 @@ def recover(
     stage: str = "",
     as_: str = "",
     snapshot: str = "latest",
+    without_archive: bool = False,
     wait: str = "",
     yes: bool = False,
     json: bool = False,
@@ -60,13 +63,18 @@ def recover(
         confirm(_question(loss), yes=yes)
         started = time.monotonic()
         with _timed(times, "fetch"):
-            release = _fetched(at, loss, snapshot)
+            release, told = _fetched(at, loss, snapshot)
+        lost = decided(told, without=without_archive, yes=yes)
+        if lost:
+            at.tell(Note(lost.said, warning=bool(lost.error)))
         with _timed(times, "provision"):
+            if loss.application:
+                _carried_out(at, recovering.preparing(loss))
             code = provisioning.set_up(at, facts, _seeds(at, loss))
         if code:
             return code
         with _timed(times, "files and database"):
-            _filled(at, loss, release)
+            _filled(at, loss, release, lost)
         remaining = _remaining(at, loss)
     with _timed(times, "release"):
         if release:
@@ -110,22 +118,25 @@ def _question(loss: Loss) -> str:
     return f"Rebuild {loss.was.application} on {names} from {loss.was.backup.repository}{drill}?{kept}"
 
 
-def _fetched(at: Scene, loss: Loss, snapshot: str) -> Release | None:
-    """What was live there; None where only the database was lost."""
+def _fetched(at: Scene, loss: Loss, snapshot: str) -> tuple[Release | None, dict[str, str]]:
+    """What was live there, None where only the database was lost; and what the host of the application told."""
     facts = _carried_out(at, recovering.fetching(loss, opened(loss.was), snapshot))
     for host, told in facts.items():
         taken = told.get("snapshot", "?")[:19]
         at.tell(Note(f"the state of {taken}; what was written later is not in it", host, warning=True))
     application = facts.get(loss.application.name, {}) if loss.application else {}
-    return Release.from_json(application["release"]) if "release" in application else None
+    return Release.from_json(application["release"]) if "release" in application else None, application
 
 
-def _filled(at: Scene, loss: Loss, release: Release | None) -> None:
-    for told in _carried_out(at, recovering.filling(loss, release)).values():
+def _filled(at: Scene, loss: Loss, release: Release | None, lost: LostArchive | None) -> None:
+    from_archive = lost is not None and lost.is_used
+    for told in _carried_out(at, recovering.filling(loss, release, from_archive=from_archive)).values():
         if "files" in told:
             at.tell(Note(f"{told['files']} files are back"))
         if "database" in told:
             at.tell(Note(f"the database is {told['database']}"))
+        if lost and "moment" in told:
+            at.tell(Note(lost_of_it(lost, told["moment"]), warning=True))
 
 
 def _carried_out(at: Scene, plan: Plan) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from ..model.plan import Phase, Plan, Step
 from ..model.release import Release
 from ..model.shell import Script, Secret, Word, script
 from ..remote import variables
+from ..remote.library import templates
 from ..remote.machine import archive, stores
 from ..remote.machine.stores import Offsite
 
@@ -71,6 +72,12 @@ def sound(loss: Loss) -> None:
             f"stage {here.name} sends backups to {here.backup.repository}: what a drill has is none",
             f'set [stages.{here.name}.backup] repository = "", or enabled = false',
         )
+    if here.is_archived:
+        raise UsageError(
+            f"stage {here.name} archives its database: on a mount that it shares with {loss.was.name}, it would go on "
+            "with the archive of the lost one",
+            f'set [stages.{here.name}.backup] engine = "dump"',
+        )
     if not loss.application:
         raise UsageError("a drill begins with the host that migrates", f"name {here.primary.name} with -H as well")
     if not here.environment.file or here.environment.format == "none":
@@ -104,8 +111,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
         steps[loss.application.name] = (
             restic,
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
-            Step("before", "Put back what provisioning builds on", _before(loss, loss.application)),
         )
+        if loss.database and was.is_archived and snapshot == "latest":
+            look = Step("archive", f"Look how far the archive in {was.backup.archive} goes", _look_archive(was))
+            steps[loss.application.name] += (look,)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
         own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
@@ -114,6 +123,20 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
         fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
     return _plan(loss, "fetch", "Fetch what was sent away", steps)
+
+
+def preparing(loss: Loss) -> Plan:
+    """Nothing was touched until here."""
+    host = loss.application
+    before = (Step("before", "Put back what provisioning builds on", _before(loss, host)),) if host else ()
+    return _plan(loss, "prepare", "Prepare the server", {host.name: before} if host else {})
+
+
+def _look_archive(was: Stage) -> Script:
+    """Answers facts: dump (when the newest was taken), archive (as templates/provision/lost_archive.py says it)."""
+    texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
+    where = (was.application, was.layout.dumps, was.backup.archive, archive.KEY)
+    return script(("look_lost_archive", *where, *texts))
 
 
 def _is_apart(stage: Stage) -> bool:
@@ -143,15 +166,22 @@ def read_environment(loss: Loss) -> Script:
     return script(("read_environment", f"{FETCHED}{was.layout.shared / was.environment.file}"))
 
 
-def filling(loss: Loss, release: Release | None) -> Plan:
-    """Answers facts: files (how many are in shared), database (the name of the backup)."""
+def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
+    """Answers facts: files (how many are in shared), database (the name of the backup), moment (the last second of it,
+    with `from_archive`).
+    """
     steps: dict[str, tuple[Step, ...]] = {}
     if loss.application and release:
         files = Step("files", "Put files back", _files(loss, loss.application, release))
         steps[loss.application.name] = (files,)
     if loss.database:
         name = loss.database.name
-        steps[name] = (*steps.get(name, ()), *_database(loss))
+        taken: tuple[Step, ...] = ()
+        if from_archive and release:
+            was = loss.was
+            take = script(("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive))
+            taken = (Step("archive", "Take the database from the archive, as it was last", take),)
+        steps[name] = (*taken, *steps.get(name, ()), *_database(loss))
     return _plan(loss, "fill", "Put back what was lost", steps)
 
 

@@ -14,6 +14,10 @@ make_archive_key() { # PATH FOLDER KEY
 repo1-cipher-pass=$3
 "
   fi
+  # On a disk that outlived a server they have the number that postgres had there.
+  if [ -f "$2/archive/main/archive.info" ] && ! runuser -u postgres -- test -w "$2/archive/main/archive.info"; then
+    chown -R postgres: "$2" || die "postgres may not write to $2" "its number was another on the lost server: chown -R postgres: $2 where that can be done"
+  fi
   chown root:postgres "$1"
   chmod 640 "$1"
 }

@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# The archive of a lost server, on a mount that outlived it: only read, by a configuration of its own, with the key of the
+# snapshot. What it has that no dump has becomes the newest dump among those that were fetched.
+
+ARCHIVIST=$STATE/lost-archive
+
+# Answers facts: dump (when the newest in the snapshot was taken), archive (how far it goes, as JSON, or why it cannot be read).
+look_lost_archive() { # APPLICATION DUMPS FOLDER KEY_PATH PROGRAM PROGRAM   lost_archive.py and pgbackrest.py
+  local newest
+  newest=$(newest_backup "$RECOVERED$2")
+  [ -z "$newest" ] || fact dump "$(json_value taken_at <"$newest")"
+  rm -rf "$ARCHIVIST"
+  is_filled_by_us "$APPLICATION" restored 2>/dev/null || rm -f "$STATE/$APPLICATION-recovered-moment"
+  if [ ! -f "$3/archive/main/archive.info" ]; then
+    fact archive '{"error": "there is no archive in '"$3"'", "hint": "mount it there"}'
+  elif [ ! -f "$RECOVERED$4" ]; then
+    fact archive '{"error": "its key is not in the snapshot", "hint": "it was sent away before there was an archive"}'
+  else
+    make_packages pgbackrest python3
+    install -d -m 750 -g postgres "$ARCHIVIST"
+    printf '%s' "$5" >"$ARCHIVIST/lost_archive.py"
+    printf '%s' "$6" >"$ARCHIVIST/pgbackrest.py"
+    (umask 077 && {
+      printf '[global]\n' && grep '^repo1-cipher-pass=' "$RECOVERED$4"
+      printf '%s\n' "repo1-path=$3" 'repo1-cipher-type=aes-256-cbc' log-level-file=off "lock-path=$ARCHIVIST/lock" '[main]' pg1-path=/nonexistent
+    } >"$ARCHIVIST/pgbackrest.conf")
+    chgrp postgres "$ARCHIVIST"/*
+    chmod 640 "$ARCHIVIST"/*
+    install -d -m 700 -o postgres "$ARCHIVIST/lock" "$ARCHIVIST/run"
+    cp "$(facts_of "$1")/cluster" "$ARCHIVIST/cluster" 2>/dev/null || : >"$ARCHIVIST/cluster"
+    fact archive "$(lost_archive root look "$(cat "$ARCHIVIST/cluster")")"
+  fi
+}
+
+lost_archive() { # USER VERB WORD...
+  (cd / && exec runuser -u "$1" -- env PGBACKREST_CONFIG="$ARCHIVIST/pgbackrest.conf" PYTHONDONTWRITEBYTECODE=1 \
+    RUNTIME_DIRECTORY="$ARCHIVIST/run" python3 "$ARCHIVIST/lost_archive.py" "${@:2}")
+}
+
+take_lost_archive() { # APPLICATION DUMPS RELEASE FOLDER   answers fact moment
+  local place=/var/lib/postgresql/fab-releases/$1-taken said mark=$STATE/$APPLICATION-recovered-moment
+  if [ -f "$mark" ]; then # a run that was cut off later has put it in its place
+    fact moment "$(cat "$mark")"
+    rm -rf "$ARCHIVIST"
+    return
+  fi
+  install -d -m 755 -o postgres -g postgres /var/lib/postgresql/fab-releases
+  rm -rf "$place"
+  install -d -m 700 -o postgres "$place"
+  runuser -u postgres -- test -r "$4/archive/main/archive.info" ||
+    die "postgres may not read $4: its number was another on the lost server" "let it read there, then run it again; or --without-archive"
+  said=$(lost_archive postgres take "$(cat "$ARCHIVIST/cluster")" "$1" "$3" "$place") || true
+  case $said in
+    *'"taken_at"'*) ;;
+    *'"error"'*) die "nothing was taken from the archive: $(json_value error <<<"$said")" "$(json_value hint <<<"$said"); or --without-archive" ;;
+    *) die "nothing was taken from the archive" "the lines above say why; or --without-archive" ;;
+  esac
+  install -d -m 700 "$RECOVERED$2"
+  mv "$place/globals.sql" "$(facts_of "$1")/globals.sql"
+  mv "$place"/* "$RECOVERED$2/"
+  rm -rf "$place" "$ARCHIVIST"
+  json_value taken_at <<<"$said" >"$mark"
+  fact moment "$(json_value taken_at <<<"$said")"
+}
