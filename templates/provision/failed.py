@@ -83,7 +83,7 @@ def record(at: dict[str, str], run: str, reason: str) -> bool:
 
 
 def tell(at: dict[str, str], run: str, reason: str) -> bool:
-    """By a process with the variables of the release (without one, our own has them), which is ended when it takes too long."""
+    """By a process with the variables of the release, or ours where there is none; ended when it takes too long."""
     if not at["variable"]:
         return False
     launch = ["/usr/bin/python3", "-IS", at["current"] + "/.release/launch.py", "exec", "--"] if at["current"] else []
