@@ -93,10 +93,18 @@ class Scene:
         for host, result in self.together(lambda session: ask(session, what)).items():
             must(result, host)
 
+    def said(self, what: Script, timeout: float = 120) -> Result:
+        """By the first host, outside a plan; its warnings are told. `timeout` in seconds."""
+        session = next(iter(self.sessions.values()))
+        result = ask(session, what, timeout=timeout)
+        for mark in result.marks:
+            if mark.kind == "warn":
+                self.tell(Note(mark.words[0], session.host, warning=True))
+        return result
+
     def answer(self, what: Script, timeout: float = 120) -> Result:
-        """What the first host says, outside a plan. FailedError with its own words. `timeout` in seconds."""
-        (host, session), *_ = self.sessions.items()
-        return must(ask(session, what, timeout=timeout), host)
+        """As `said`. FailedError with its own words."""
+        return must(self.said(what, timeout), next(iter(self.sessions)))
 
     def survey(
         self, *more: Script, all_hosts: tuple[Script, ...] = (), primary: Script | None = None

@@ -131,14 +131,10 @@ def _named(snapshot: Snapshot) -> str:
 
 def _answer(at: Scene, what: Script, timeout: float = HOURS) -> dict[str, Any]:
     """What the program on the server answers. PreflightError with its own words: nothing live was touched by then."""
-    (session,) = at.sessions.values()
-    result = ask(session, what, timeout=timeout)
-    for mark in result.marks:
-        if mark.kind == "warn":
-            at.tell(Note(mark.words[0], session.host, warning=True))
+    result = at.said(what, timeout)
     if not result.ok and not result.lost:
         raise PreflightError(*(words.clean(one) for one in result.error))
-    told: dict[str, Any] = json_module.loads(must(result, session.host).facts()["snapshot"])
+    told: dict[str, Any] = json_module.loads(must(result, at.stage.primary.name).facts()["snapshot"])
     return told
 
 

@@ -29,7 +29,7 @@ SETTINGS = """
     SECRET_KEY = os.environ.get("SECRET_KEY", "django-insecure-fallback")
     DEBUG = os.environ.get("DEBUG") == "1"
     INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.staticfiles", "shop"]
-    DATABASES = {"default": json.loads(os.environ["DATABASE"])}
+    DATABASES = {"default": json.loads(os.environ["DATABASE"]), **json.loads(os.environ.get("MORE_DATABASES", "{}"))}
     DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
     ALLOWED_HOSTS = ["*"]
     STATIC_URL = "static/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -132,3 +133,13 @@ def test_a_database_that_was_kept_is_older_than_the_release_that_gets_it_back(
     release.ok("undo-restore", kept=kept)
     assert release.ok("migrate")["applied"] == ["shop.0002_note"]
     assert release.sql("SELECT note FROM shop_item") != []
+
+
+def test_a_second_database_of_the_application_is_thought_to_be_in_the_backup(bare: Release, tmp_path: Path) -> None:
+    bare.ok("migrate")
+    default = json.loads(bare.environment["DATABASE"])
+    audit, replica = default | {"NAME": str(tmp_path / "audit.sqlite3")}, default | {"HOST": "replica"}
+    bare.environment["MORE_DATABASES"] = json.dumps({"audit": audit, "replica": replica, "off": {}})
+    keep = {"daily": 1, "weekly": 0, "monthly": 0}
+    said = bare.run("backup", directory=str(tmp_path / "backups"), keep=keep).err
+    assert "fab-releases: only the database 'default' is in it: audit of DATABASES" in said

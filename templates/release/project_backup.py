@@ -17,7 +17,7 @@ import project_retention
 import project_sqlite
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
-from project_answer import ROOT, Refused
+from project_answer import ROOT, Refused, tell
 from project_blockers import await_backup
 from project_plan import reach
 from project_sessions import lift_limits
@@ -70,12 +70,20 @@ def backup(arguments: dict) -> dict:
     directory = Path(arguments["directory"])
     with free_name(directory) as name:
         taken = restore_point({**arguments, "name": name})
+    if missed := left_out():
+        tell(f"only the database 'default' is in it: {', '.join(missed)} of DATABASES must be backed up by yourself")
     names = [path.stem for path in directory.glob("*.json")]
     kept = project_retention.decide(names, proven(directory), **arguments["keep"], now=name)
     dropped = sorted(set(names) - set(kept))
     for old in dropped:
         remove(directory, old)
     return {**taken, "dropped": dropped}
+
+
+def left_out() -> list[str]:
+    """Databases of the settings that are not in a backup; one with the name of `default` is its replica."""
+    names = {alias: str(one["NAME"]) for alias, one in connections.databases.items() if "dummy" not in one["ENGINE"]}
+    return sorted(alias for alias, name in names.items() if name != names.get("default"))
 
 
 def remove(directory: Path, name: str) -> None:
