@@ -341,6 +341,18 @@ def test_one_host_alone_is_undone_just_as_well(fleet: Fleet) -> None:
     assert_events_are_whole(fleet.events)
 
 
+@pytest.mark.parametrize(("failing", "code"), [("build", 1), ("install", 5)])
+def test_what_users_saw_is_said_without_a_switch(fleet: Fleet, failing: str, code: int) -> None:
+    """A restored database is seen once its step is done: a later failure is told as put back, its own is not."""
+    plan = make_plan()
+    build, install = plan.phases[0].steps["one"]
+    one = replace(plan.phases[0], steps={"one": (replace(build, seen=True), install)})
+    fleet.fault("one", failing, "fails")
+    ending = fleet.perform(replace(plan, hosts=("one",), phases=(one,)))
+    assert ending.code == code
+    assert_undone(fleet, "one")
+
+
 def test_both_hosts_failing_are_both_named(fleet: Fleet) -> None:
     for host in HOSTS:
         fleet.fault(host, "build", "fails")

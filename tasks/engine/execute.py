@@ -148,7 +148,8 @@ class Run:
         message, hint = next(iter(reasons.values()))
         if len(self.plan.hosts) > 1:
             message = "; ".join(f"{host}: {reason[0]}" for host, reason in reasons.items())
-        seen = phase.visible and any(step.name == "switch" for host in self.begun for _, step in self.begun[host])
+        switched = phase.visible and any(step.name == "switch" for host in self.begun for _, step in self.begun[host])
+        seen = switched or any(step.seen for steps in self.begun.values() for _, step in steps[:-1])
         self.ending.code, self.ending.message, self.ending.hint = 5 if seen else 1, message, hint
         self._undo(message)
 

@@ -18,6 +18,8 @@ class Step:
     undo: Script = field(default_factory=Script)
     lasting: bool = False
     """What it changes outlives the release (the schema): where its undo fails, a person must look."""
+    seen: bool = False
+    """Users see what it did once it is done: a failure after it is reported as put back."""
 
 
 @dataclass(frozen=True)

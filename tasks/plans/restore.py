@@ -16,7 +16,7 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
         title, said = f"Restore {saved.name} beside, check it, swap", backup.restore(run, saved, who)
     else:
         title, said = "Swap back what was kept", backup.swap_back(run, who)
-    steps = [Step("restore", title, said, undo, lasting=True)]
+    steps = [Step("restore", title, said, undo, lasting=True, seen=True)]
     if stage.database.engine == "sqlite":  # a file that somebody has open cannot be replaced
         stop, start = script(("stop_all",)), script(("start_all",))
         steps = [Step("stop", "Stop what uses it", stop, start), *steps, Step("start", "Start it again", start, stop)]

@@ -14,7 +14,7 @@ ADVICE = {
     2: "Correct the command line or `releases.toml`; nothing was sent to any server.",
     3: "Look at `fab status` to see who holds the lock or why the stage is frozen; `--wait` waits for a lock.",
     4: "Do what the hint says on the named host, then run the same command again.",
-    5: "Users are served the release from before. Look at `fab logs`, correct the cause, deploy a new commit.",
+    5: "Users are served what was live before. Look at `fab logs`, correct the cause, run the command again.",
     6: "Run `fab status`: it shows which host serves what. Then `fab repair`, or deploy again.",
     70: "Report it with the printed text; `fab status` tells whether anything changed.",
     130: "Nothing: what was begun was undone. Run the command again when you want.",

@@ -106,7 +106,10 @@ unswap() { # RUN BY   undo of either; nothing where it did not get so far
   [ -s "$PRIVATE/swapped.$1" ] || return 0
   kept=$(cat "$PRIVATE/swapped.$1")
   project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\", \"if_kept\": true}" || refuse "the database was not swapped back"
-  if [ -n "$(answer kept)" ]; then swapped "$1" "$2" "back to the database kept as $kept"; fi
+  if [ -n "$(answer kept)" ]; then
+    swapped "$1" "$2" "back to the database kept as $kept"
+    warn "what was written meanwhile is in $(cat "$PRIVATE/kept-database")"
+  fi
   rm -f "$PRIVATE/swapped.$1"
 }
 

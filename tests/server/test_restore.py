@@ -258,14 +258,21 @@ def test_an_older_schema_stays_under_newer_code(fresh: Shop) -> None:
 
 
 def test_a_site_that_does_not_work_with_it_keeps_the_restored_database(fresh: Shop) -> None:
-    """Not well after the swap: swapped back, exit 1, and nothing that an earlier restore kept is touched."""
+    """Not well after the swap: swapped back, and nothing that an earlier restore kept is touched.
+
+    Users saw it meanwhile: that is said, and where their sales of that time are.
+    """
     fresh.fab("restore-db", "--date", "latest", "--yes")
     fresh.fab("restore-db", "--undo", "--yes")
     assert sold(fresh) == 5
     fresh.configure(more='[health.headers]\nX-Forwarded-Host = "x"\n')
     text = (fresh.folder / "releases.toml").read_text()
     (fresh.folder / "releases.toml").write_text(text.replace('path = "/healthz"', 'path = "/no-such-page"'))
-    fresh.fab("restore-db", "--date", "latest", "--yes", check=1)
+    said = fresh.fab("restore-db", "--date", "latest", "--yes", check=5).stderr
+    assert "went live, failed its check, was put back" in said
+    kept = re.search(r"what was written meanwhile is in (pos_undone_\w+)", said)
+    assert kept
+    assert sql(fresh, "select count(*) from sales_sale", kept[1]) == "3"
     assert sold(fresh) == 5
     fresh.configure()
     assert json.loads(fresh.get())["ok"] is True
