@@ -144,7 +144,12 @@ class Cluster:
 
     port: int
     folder: Path
+    options: str
     databases: int = 0
+
+    def start(self) -> None:
+        where = ("-D", self.folder / "data", "-w", "-l", self.folder / "log")
+        as_server([POSTGRES / "pg_ctl", *where, "-o", self.options, "start"], self.folder)
 
     def admin(self, statement: str, database: str = "postgres") -> str:
         words = ["-U", "postgres", "-h", self.folder, "-p", str(self.port), "-d", database, "-c", statement]
@@ -194,9 +199,9 @@ def started(folder: Path, *settings: str) -> Iterator[Cluster]:
                "--auth-local=trust", "--auth-host=scram-sha-256"], folder)  # fmt: skip
     given = ("listen_addresses=127.0.0.1", "fsync=off", "max_prepared_transactions=5", "wal_level=logical", *settings)
     options = " ".join([f"-p {port} -k {folder}", *(f"-c {setting}" for setting in given)])
-    as_server([POSTGRES / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], folder)
+    made = Cluster(port, folder, options)
+    made.start()
     try:
-        made = Cluster(port, folder)
         made.admin(f"CREATE ROLE app LOGIN CREATEDB PASSWORD '{CANARY}'")
         yield made
     finally:

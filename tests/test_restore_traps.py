@@ -435,25 +435,30 @@ def small_disk(megabytes: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-def fill(folder: Path, stop: threading.Event) -> None:
-    """Whatever becomes free is taken, until `stop`."""
+def fill(folder: Path, stop: threading.Event, when_full: Callable[[], object] = lambda: None) -> None:
+    """Whatever becomes free is taken, until `stop`: most of it at once."""
+    status = os.statvfs(folder)
     with (folder / "filling").open("ab", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize * 3 // 4)
         while not stop.is_set():
             try:
                 file.write(b"x" * (1 << 20))
             except OSError:
+                when_full()
                 stop.wait(0.002)
 
 
-def test_a_disk_that_fills_up_leaves_half_a_backup(on_postgres: Release) -> None:
+def test_a_disk_that_fills_up_leaves_half_a_backup(on_postgres: Release, cluster: Cluster) -> None:
+    """pg_dump has begun, and is held up until there is no room."""
     on_postgres.ok("migrate")
     on_postgres.sql("INSERT INTO shop_item (name) SELECT md5(i::text) FROM generate_series(1, 300000) AS i")
-    with small_disk(200) as folder:
+    lock = session(cluster, database_name(on_postgres), "BEGIN; LOCK TABLE shop_item")
+    with small_disk(200) as folder, lock as blocker:
 
         def fill_later(over: threading.Event) -> None:
             while not list(folder.glob("*.dump.part")) and not over.is_set():
                 time.sleep(0.005)
-            fill(folder, over)
+            fill(folder, over, blocker.kill)
 
         with meanwhile(fill_later):
             said = on_postgres.refused("restore-point", directory=str(folder), name="point")
@@ -489,20 +494,22 @@ def test_the_databases_disk_fills_up_in_a_restore(bare: Release, python: Path, t
         print(f"\n  {said['error']}")
         assert "pg_restore failed" in said["error"]
         (folder / "filling").unlink()
-        await_answer(bare)
+        await_answer(bare, cluster)
         assert bare.sql("SELECT count(*) FROM shop_item") == ["300000"]
         kept = bare.ok("restore", directory=str(tmp_path), name="point")["kept"]
         assert cluster.names(name) == [name, kept]
 
 
-def await_answer(release: Release, seconds: float = 60) -> None:
-    """PostgreSQL may have gone down without room for its WAL, and comes back by itself."""
+def await_answer(release: Release, cluster: Cluster, seconds: float = 60) -> None:
+    """Without room for its WAL PostgreSQL goes down. It comes back by itself, unless it had no room for that either."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             release.sql("SELECT 1")
         except subprocess.CalledProcessError:
             assert time.monotonic() < deadline
+            if not (cluster.folder / "data/postmaster.pid").exists():
+                cluster.start()
             time.sleep(0.2)
         else:
             return
