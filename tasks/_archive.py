@@ -50,8 +50,6 @@ def _has(found: Archive | None, wanted: Moment) -> bool:
 
 
 def _insist(found: Archive | None, saved: tuple[Saved, ...], wanted: Moment) -> None:
-    from .report.archive import reach
-
     if found is None:
         raise PreflightError("there is no archive on this server yet", "fab provision sets it up")
     if found.error:
@@ -60,6 +58,6 @@ def _insist(found: Archive | None, saved: tuple[Saved, ...], wanted: Moment) -> 
         return
     older = at_or_before(saved, wanted)
     raise PreflightError(
-        f"{wanted.said} cannot be reached: one can go back to {reach(found, now())}",
+        f"{wanted.said} cannot be reached: one can go back to {found.reach(now())}",
         f'the backup before it: fab restore-db --date "{older.taken.isoformat()}"' if older else "fab backups",
     )

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ._operator import confirm, now
 from .model.errors import PreflightError
-from .model.moment import local
+from .model.moment import age, local
 
 ALIVE = 180
 """Seconds after its last segment in which a server may be alive: one that writes archives every minute."""
@@ -35,13 +35,13 @@ def decided(told: Mapping[str, str], *, without: bool, yes: bool) -> LostArchive
     if "archive" not in told or "dump" not in told:
         return None
     dump, found = datetime.fromisoformat(told["dump"]), _parsed(told["archive"])
-    age = _age((now() - dump).total_seconds())
+    passed = age(now() - dump)
     if without:
-        said = f"without the archive: what was written after {local(dump)}, in the last {age}, is lost"
+        said = f"without the archive: what was written after {local(dump)}, in the last {passed}, is lost"
         return LostArchive(dump=dump, error="not wanted", said=said)
     if "until" not in found:
         error = f"the archive cannot be read: {found.get('error', 'it gave no answer')}"
-        lost = f"the newest dump is of {local(dump)}: without the archive the last {age} before now are lost"
+        lost = f"the newest dump is of {local(dump)}: without the archive the last {passed} before now are lost"
         hint = found.get("hint", "the lines above say why")
         if yes or not sys.stdin.isatty():
             raise PreflightError(f"{error}; {lost}", f"{hint}; is it gone for good: recover --without-archive")
@@ -62,7 +62,7 @@ def _compared(dump: datetime, until: datetime, *, is_followed: bool) -> LostArch
     if until <= dump:
         said = f"the archive ends at {local(until)}, and the newest dump is of {local(dump)}: the dump is taken"
         return LostArchive(dump=dump, until=until, error="it ends before the newest dump", said=said)
-    gained = _age((until - dump).total_seconds())
+    gained = age(until - dump)
     said = (
         f"the database is taken from the archive, which goes to {local(until)}: {gained} further than the newest dump"
     )
@@ -80,15 +80,8 @@ def _compared(dump: datetime, until: datetime, *, is_followed: bool) -> LostArch
 def lost_of_it(lost: LostArchive, moment: str) -> str:
     """The loss, either way."""
     last = datetime.fromisoformat(moment)
-    saved = _age((last - lost.dump).total_seconds())
+    saved = age(last - lost.dump)
     return (
         f"the database is as it was at {local(last)}, its last archived commit (RPO): {saved} that the "
         "newest dump does not have; a deploy after the snapshot is not in it: name its commit with fab deploy --ref"
     )
-
-
-def _age(seconds: float) -> str:
-    minutes = max(0, round(seconds)) // 60
-    if minutes < 2:
-        return f"{max(0, round(seconds))} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

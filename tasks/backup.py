@@ -17,7 +17,7 @@ from .model.backup import Saved
 from .model.config import Stage
 from .model.errors import PreflightError
 from .model.event import Note
-from .model.moment import FORMS, Moment, at_or_before, local
+from .model.moment import FORMS, Moment, age, at_or_before, local
 from .model.plan import Plan
 from .model.standing import Standing
 from .plans import restore as restoring
@@ -141,7 +141,7 @@ def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
         oldest = f"the oldest is of {local(saved[-1].taken)}" if saved else "there is none at all"
         raise PreflightError(f"there is no backup at or before {then.said}; {oldest}", "fab backups")
     at.tell(Note(f"for {then.said}: {chosen.kind} {chosen.name}, taken {local(chosen.taken)}"))
-    at.tell(Note(f"what was written since then, {_hours(chosen)} h ago, is not in it", warning=True))
+    at.tell(Note(f"what was written since then, {age(now() - chosen.taken)} ago, is not in it", warning=True))
     return chosen
 
 
@@ -162,16 +162,12 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
             raise PreflightError(f"there is no backup{f' {name}' if name else ''}", "fab backup takes one")
         done = json_module.loads(at.answer(saving.rehearse(chosen, keep=False, by=who()), HOURS).facts()["drill"])
         tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
-        tell(Note(f"what was written in the last {_hours(chosen)} h is not in it (RPO)"))
+        tell(Note(f"what was written in the last {age(now() - chosen.taken)} is not in it (RPO)"))
 
 
 def _listed(at: Scene) -> tuple[tuple[Saved, ...], dict[str, str]]:
     said = at.answer(saving.listing())
     return saving.parse((mark.kind, *mark.words) for mark in said.marks), said.facts()
-
-
-def _hours(saved: Saved) -> str:
-    return f"{(now() - saved.taken).total_seconds() / 3600:.1f}"
 
 
 def _to_migrate(chosen: Saved, found: Mapping[str, Any]) -> list[str]:

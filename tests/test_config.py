@@ -21,6 +21,7 @@ from tasks.config.lines import lines
 from tasks.config.load import Config, adapter, load, stage
 from tasks.config.reference import JSON_SCHEMA, REFERENCE, explain, json_schema, main, reference, tables
 from tasks.config.shape import Unfit, fields_of, fitted, mismatches
+from tasks.model.archive import Bucket
 from tasks.model.config import Host, Service, Stage
 from tasks.model.errors import UsageError
 
@@ -345,6 +346,46 @@ def test_an_archive_of_a_database_that_is_not_there() -> None:
     hosts = '[{name="a", address="10.0.0.1"}, {name="b", address="10.0.0.2", roles=["postgresql"]}]'
     (line,) = wrong(re.sub(r"hosts = .*", f"hosts = {hosts}", GOOD) + ARCHIVE)
     assert "needs PostgreSQL on the host that migrates (a)" in line
+
+
+BUCKET = ARCHIVE + 'backup.archive = "s3:https://s3.eu-central-1.example.com:9000/shop/pos/"\n'
+OPENED = 'backup.variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]\nbackup.repository = "s3:https://a/b"\n'
+
+
+def test_an_archive_in_a_bucket() -> None:
+    found = stage(read(GOOD + BUCKET + OPENED)).backup.bucket
+    assert found == Bucket("s3.eu-central-1.example.com", 9000, "shop", "/pos")
+    assert found.region == "eu-central-1"
+    whole = Bucket.of("s3:https://storage.example.com/shop")
+    assert whole == Bucket("storage.example.com", 443, "shop", "/")
+    assert whole.region == "us-east-1"
+    assert stage(read(GOOD + ARCHIVE)).backup.bucket is None
+
+
+@pytest.mark.parametrize(
+    "archive", ["s3:http://a/b", "s3:https://a", "s3:https://a/", "s3:https://u:p@a/b", "s3:https://a/b c", "sftp:a:/b"]
+)
+def test_an_archive_that_is_nowhere(archive: str) -> None:
+    (line,) = wrong(GOOD + ARCHIVE + f'backup.archive = "{archive}"\n')
+    assert 'backup.archive: must be an absolute path without spaces, or "s3:https://HOST/BUCKET/PATH"' in line
+
+
+def test_an_archive_in_a_bucket_that_a_new_server_could_not_open() -> None:
+    found = wrong(GOOD + BUCKET.replace("s3.eu-central-1.example.com", "203.0.113.9"))
+    assert sorted(line.partition("backup.archive: ")[2] for line in found) == [
+        "must name the storage: pgBackRest looks for no address in a certificate",
+        "on S3 is opened by AWS_ACCESS_KEY_ID: name it in variables",
+        "on S3 is opened by AWS_SECRET_ACCESS_KEY: name it in variables",
+        "on S3 needs a repository as well: what is sent there has the key that opens the archive",
+    ]
+
+
+def test_two_stages_that_would_archive_into_one_place() -> None:
+    both = BUCKET + OPENED + GOOD
+    other = '\n[stages.other]\nhosts = [{ name = "z", address = "10.9.9.9" }]\nbackup.repository = "/mnt/z"\n'
+    (line,) = wrong(both + other)
+    assert "backup.archive: is that of stage production: name another one" in line
+    read(both + other + 'backup.engine = "dump"\n')
 
 
 def test_an_authority_would_ask_one_of_two_hosts() -> None:

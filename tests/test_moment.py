@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks._operator import wanted
 from tasks.model.backup import Saved
 from tasks.model.errors import UsageError
-from tasks.model.moment import at_or_before, moment
+from tasks.model.moment import age, at_or_before, moment
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=BERLIN)
@@ -79,3 +79,17 @@ def test_a_date_or_the_way_back_but_not_both_and_the_hint_names_the_task_that_wa
         with pytest.raises(UsageError) as refused:
             wanted(task, date, undo=undo)
         assert refused.value.hint == f"fab {task} --date latest"
+
+
+@pytest.mark.parametrize(
+    ("passed", "said"),
+    [
+        ({"minutes": -5}, "0 s"),
+        ({"minutes": 1.9}, "114 s"),
+        ({"minutes": 59.9}, "59 min"),
+        ({"hours": 47.9}, "47 h"),
+        ({"days": 13.9}, "13 d"),
+    ],
+)
+def test_an_age_never_rounds_up(passed: dict[str, float], said: str) -> None:
+    assert age(timedelta(**passed)) == said

@@ -12,7 +12,7 @@ import pytest
 from tasks.model.backup import Backup, Fate, Saved
 from tasks.model.config import Environment, Host, Notify
 from tasks.model.facts import HostFacts
-from tasks.model.standing import Standing, age
+from tasks.model.standing import Standing
 from tasks.remote import doctor, machine, retention, roles
 from tasks.remote.doctor import backups as asked
 from tasks.remote.doctor.question import Answer
@@ -260,11 +260,3 @@ def test_what_programs_get_is_documented() -> None:
     assert [name for name, _ in fields["`fab backups --json`"]] == [*told, "archive"]
     assert [name for name, _ in fields["A backup"]] == [*told["backups"][0]]
     assert [name for name, _ in fields["`fab status --json`: `backups`"]] == [*page.standing_json(standing(), NOW)]
-
-
-@pytest.mark.parametrize(
-    ("passed", "said"),
-    [({"minutes": -5}, "0 min"), ({"minutes": 59.9}, "59 min"), ({"hours": 47.9}, "47 h"), ({"days": 13.9}, "13 d")],
-)
-def test_an_age_never_rounds_up(passed: dict[str, float], said: str) -> None:
-    assert age(timedelta(**passed)) == said

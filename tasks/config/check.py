@@ -30,16 +30,22 @@ def agreement(stage: Stage) -> list[Problem]:
 
 
 def apart(stages: Mapping[str, Stage]) -> Iterator[tuple[str, Problem]]:
-    """The stage, and what it must not have in common with an earlier one: which backup is whose would be unknown."""
+    """The stage, and what it must not have in common with an earlier one: which backup is whose would be unknown, and
+    one archive goes on with the cluster that was set up last.
+    """
     owners: dict[tuple[str, str], str] = {}
     for name, one in stages.items():
-        key = (one.application, one.backup.repository)
-        if not one.backup.repository or not one.backup.enabled or one.manager != "systemd":
-            continue
-        if key in owners:
-            says = f'is that of stage {owners[key]}: name another one, or "" in [stages.{name}.backup]'
-            yield name, Problem(("backup", "repository"), says)
-        owners.setdefault(key, name)
+        asked = one.backup
+        sends = asked.repository and asked.enabled and one.manager == "systemd"
+        repository = (one.application, asked.repository) if sends else None
+        bucket = ("", asked.archive) if one.is_archived and asked.bucket else None
+        for key, word, other in (("repository", repository, '"" '), ("archive", bucket, 'engine = "dump" ')):
+            if word is None:
+                continue
+            if word in owners:
+                says = f"is that of stage {owners[word]}: name another one, or {other}in [stages.{name}.backup]"
+                yield name, Problem(("backup", key), says)
+            owners.setdefault(word, name)
 
 
 def rehearsing(stage: Stage) -> Stage:
@@ -253,6 +259,16 @@ def archive(stage: Stage) -> Iterator[Problem]:
         yield Problem(where, '"pgbackrest" needs a PostgreSQL that `fab provision` sets up: [provision] postgresql')
     elif stage.database_host != stage.primary:
         yield Problem(where, f'"pgbackrest" needs PostgreSQL on the host that migrates ({stage.primary.name})')
+    if not stage.backup.bucket:
+        return
+    where = ("backup", "archive")
+    if is_number(stage.backup.bucket.host):
+        yield Problem(where, "must name the storage: pgBackRest looks for no address in a certificate")
+    if not stage.backup.repository:
+        yield Problem(where, "on S3 needs a repository as well: what is sent there has the key that opens the archive")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if name not in stage.backup.variables:
+            yield Problem(where, f"on S3 is opened by {name}: name it in variables")
 
 
 def adoption(stage: Stage) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from .archive import PLACE, Bucket
 from .typed import STRICT, Count, Line, Match, Positive, Text, Variable
 
 
@@ -33,8 +34,11 @@ class Backup:
     engine: Literal["dump", "pgbackrest"] = "dump"
     """pgbackrest: besides, PostgreSQL archives every change within a minute, so that `fab restore-db --date` means that
     very second. PostgreSQL must be on the host that migrates, and its server must have room for the archive."""
-    archive: Annotated[str, Match(r"/[A-Za-z0-9._+@/-]+", "an absolute path without spaces")] = "/var/lib/pgbackrest"
-    """pgbackrest: folder there that holds the archive, encrypted: better one that is mounted from elsewhere."""
+    archive: Annotated[str, Match(PLACE, 'an absolute path without spaces, or "s3:https://HOST/BUCKET/PATH"')] = (
+        "/var/lib/pgbackrest"
+    )
+    """pgbackrest: where the archive is, encrypted: a folder there, better one that is mounted from elsewhere, or
+    "s3:https://HOST/BUCKET/PATH", opened by `variables`. A stage has it to itself."""
     archive_days: Positive = 14
     """pgbackrest: days one can go back to any second of."""
 
@@ -46,6 +50,11 @@ class Backup:
     server is. Empty: ~/.config/fab-releases/APPLICATION.key."""
     variables: tuple[Variable, ...] = ()
     """Variables of *your* environment that the repository asks for: ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]."""
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """Where the archive is; None for a folder."""
+        return Bucket.of(self.archive)
 
     @property
     def keep(self) -> dict[str, int]:

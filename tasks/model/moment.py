@@ -64,6 +64,15 @@ def local(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
+def age(passed: timedelta) -> str:
+    """50 s, 40 min, 5 h, 3 d: never rounded up, and two of a unit at least, but of seconds."""
+    seconds = max(0, int(passed.total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
 def _end_of(day: datetime) -> datetime:
     return day.replace(hour=23, minute=59, second=59, microsecond=999_999)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from .backup import Backup
+from .moment import age
 
 OVERDUE = timedelta(hours=26)
 """Of a daily backup: a day, and the hours a slow one may take."""
@@ -174,14 +175,6 @@ class Standing:
         if last and not (succeeded and succeeded >= last.at):
             return f", {age(now - last.at)} ago: {last.reason}"
         return "" if self._state(run) == "failed" else None
-
-
-def age(passed: timedelta) -> str:
-    """40 min, 5 h, 3 d: never rounded up."""
-    minutes = max(0, int(passed.total_seconds() // 60))
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} d"
 
 
 def moment(text: str) -> datetime | None:

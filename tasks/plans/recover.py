@@ -74,7 +74,7 @@ def sound(loss: Loss) -> None:
         )
     if here.is_archived:
         raise UsageError(
-            f"stage {here.name} archives its database: on a mount that it shares with {loss.was.name}, it would go on "
+            f"stage {here.name} archives its database: in a place that it shares with {loss.was.name}, it would go on "
             "with the archive of the lost one",
             f'set [stages.{here.name}.backup] engine = "dump"',
         )
@@ -113,7 +113,9 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
         )
         if loss.database and was.is_archived and snapshot == "latest":
-            look = Step("archive", f"Look how far the archive in {was.backup.archive} goes", _look_archive(was))
+            look = Step(
+                "archive", f"Look how far the archive in {was.backup.archive} goes", _look_archive(was, offsite)
+            )
             steps[loss.application.name] += (look,)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
@@ -128,15 +130,24 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
 def preparing(loss: Loss) -> Plan:
     """Nothing was touched until here."""
     host = loss.application
-    before = (Step("before", "Put back what provisioning builds on", _before(loss, host)),) if host else ()
-    return _plan(loss, "prepare", "Prepare the server", {host.name: before} if host else {})
+    if not host:
+        return _plan(loss, "prepare", "Prepare the server", {})
+    before: tuple[Step, ...] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
+    if loss.database == host and loss.here.is_archived:
+        own = script(("make_own_cluster", loss.was.application))
+        before += (Step("cluster", "Make PostgreSQL its own", own),)
+    return _plan(loss, "prepare", "Prepare the server", {host.name: before})
 
 
-def _look_archive(was: Stage) -> Script:
+def _look_archive(was: Stage, offsite: Offsite) -> Script:
     """Answers facts: dump (when the newest was taken), archive (as templates/provision/lost_archive.py says it)."""
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
-    where = (was.application, was.layout.dumps, was.backup.archive, archive.KEY)
-    return script(("look_lost_archive", *where, *texts))
+    place = (_archive_folder(was), "\n".join(archive.repository(was)), archive.opener(was, offsite))
+    return script(("look_lost_archive", was.application, was.layout.dumps, *place, archive.KEY, *texts))
+
+
+def _archive_folder(was: Stage) -> str:
+    return "" if was.backup.bucket else was.backup.archive
 
 
 def _is_apart(stage: Stage) -> bool:
@@ -179,7 +190,7 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         taken: tuple[Step, ...] = ()
         if from_archive and release:
             was = loss.was
-            take = script(("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive))
+            take = script(("take_lost_archive", was.application, was.layout.dumps, release.id, _archive_folder(was)))
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
         steps[name] = (*taken, *steps.get(name, ()), *_database(loss))
     return _plan(loss, "fill", "Put back what was lost", steps)

@@ -8,6 +8,11 @@ ask_backups() {
   survey_backups
 }
 
+ask_archive() {
+  [ -x "$(archivist)" ] || unasked "fab provision has not set it up yet"
+  sudo -n -u postgres "$(archivist)" look "$APPLICATION"
+}
+
 ask_apart() {
   fact() { printf '%s %s\n' "$1" "$2"; }
   survey_apart

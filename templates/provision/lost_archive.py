@@ -38,10 +38,10 @@ def look(cluster: str) -> dict[str, Any]:
 
 def newest(cluster: str) -> tuple[Reach, str, bool]:
     """The newest backup of the lost cluster, its version, and whether another cluster has archived after it."""
-    told = json.loads(pgbackrest.pgbackrest("info", "--output=json"))
+    told = pgbackrest.info()
     clusters = told[0].get("db", []) if told else []
     if not clusters:
-        raise Refused("there is no archive", "is it mounted?")
+        raise Refused("there is no archive", "is it in another place?")
     if not cluster and len(clusters) > 1:
         raise Refused("which of its clusters was lost is not in the snapshot", "it was sent before that was noted")
     mine = [one for one in clusters if str(one["system-id"]) == cluster] if cluster else clusters

@@ -1,28 +1,29 @@
 # shellcheck shell=bash
-# The archive of a lost server, on a mount that outlived it: only read, by a configuration of its own, with the key of the
-# snapshot. What it has that no dump has becomes the newest dump among those that were fetched.
+# The archive of a lost server, on a mount or in a bucket that outlived it: only read, by a configuration of its own, with the
+# key of the snapshot. What it has that no dump has becomes the newest dump among those that were fetched.
 
 ARCHIVIST=$STATE/lost-archive
 
 # Answers facts: dump (when the newest in the snapshot was taken), archive (how far it goes, as JSON, or why it cannot be read).
-look_lost_archive() { # APPLICATION DUMPS FOLDER KEY_PATH PROGRAM PROGRAM   lost_archive.py and pgbackrest.py
+# FOLDER is "" for a bucket; REPOSITORY and OPENER are lines of pgBackRest; the programs lost_archive.py and pgbackrest.py.
+look_lost_archive() { # APPLICATION DUMPS FOLDER REPOSITORY OPENER KEY_PATH PROGRAM PROGRAM
   local newest
   newest=$(newest_backup "$RECOVERED$2")
   [ -z "$newest" ] || fact dump "$(json_value taken_at <"$newest")"
   rm -rf "$ARCHIVIST"
   is_filled_by_us "$APPLICATION" restored 2>/dev/null || rm -f "$STATE/$APPLICATION-recovered-moment"
-  if [ ! -f "$3/archive/main/archive.info" ]; then
+  if [ -n "$3" ] && [ ! -f "$3/archive/main/archive.info" ]; then
     fact archive '{"error": "there is no archive in '"$3"'", "hint": "mount it there"}'
-  elif [ ! -f "$RECOVERED$4" ]; then
+  elif [ ! -f "$RECOVERED$6" ]; then
     fact archive '{"error": "its key is not in the snapshot", "hint": "it was sent away before there was an archive"}'
   else
     make_packages pgbackrest python3
     install -d -m 750 -g postgres "$ARCHIVIST"
-    printf '%s' "$5" >"$ARCHIVIST/lost_archive.py"
-    printf '%s' "$6" >"$ARCHIVIST/pgbackrest.py"
+    printf '%s' "$7" >"$ARCHIVIST/lost_archive.py"
+    printf '%s' "$8" >"$ARCHIVIST/pgbackrest.py"
     (umask 077 && {
-      printf '[global]\n' && grep '^repo1-cipher-pass=' "$RECOVERED$4"
-      printf '%s\n' "repo1-path=$3" 'repo1-cipher-type=aes-256-cbc' log-level-file=off "lock-path=$ARCHIVIST/lock" '[main]' pg1-path=/nonexistent
+      printf '[global]\n%s' "$5" && grep '^repo1-cipher-pass=' "$RECOVERED$6"
+      printf '%s\n' "$4" 'repo1-cipher-type=aes-256-cbc' log-level-file=off "lock-path=$ARCHIVIST/lock" '[main]' pg1-path=/nonexistent
     } >"$ARCHIVIST/pgbackrest.conf")
     chgrp postgres "$ARCHIVIST"/*
     chmod 640 "$ARCHIVIST"/*
@@ -37,6 +38,29 @@ lost_archive() { # USER VERB WORD...
     RUNTIME_DIRECTORY="$ARCHIVIST/run" python3 "$ARCHIVIST/lost_archive.py" "${@:2}")
 }
 
+# A server made from the same image as the lost one has its PostgreSQL as well. The archive would take both for one: what this
+# one archives is refused where the lost one has a segment of that name, and mixed with it where not.
+make_own_cluster() { # APPLICATION
+  local lost own version data collate kind encoding checksums words=()
+  lost=$(cat "$(facts_of "$1")/cluster" 2>/dev/null) || true
+  own=$(as_postgres -d postgres -c 'select system_identifier from pg_control_system()' 2>/dev/null) || true
+  if [ -z "$lost" ] || [ "$own" != "$lost" ]; then return; fi
+  version=$(as_postgres -d postgres -c "select current_setting('server_version_num')::int / 10000")
+  is_untouched || die "PostgreSQL is a copy of the lost server's, with its identifier: the archive could not tell them apart" \
+    "if nobody needs what is in it: pg_dropcluster --stop $version main; then run it again"
+  IFS='|' read -r data collate kind encoding checksums < <(as_postgres -d postgres -c "select current_setting('data_directory'), datcollate,
+    datctype, pg_encoding_to_char(encoding), current_setting('data_checksums') from pg_database where datname = 'template1'")
+  rm -rf "$data.fab-releases"
+  [ "$checksums" = off ] || words=(--data-checksums)
+  (cd / && runuser -u postgres -- "/usr/lib/postgresql/$version/bin/initdb" --pgdata "$data.fab-releases" --encoding "$encoding" \
+    --lc-collate "$collate" --lc-ctype "$kind" "${words[@]}") >/dev/null || die "PostgreSQL could not be made anew" "the lines above are initdb's"
+  systemctl stop "postgresql@$version-main.service"
+  rm -rf "$data"
+  mv -T "$data.fab-releases" "$data"
+  systemctl start "postgresql@$version-main.service"
+  await_postgresql || die "PostgreSQL does not start" "/var/log/postgresql"
+}
+
 take_lost_archive() { # APPLICATION DUMPS RELEASE FOLDER   answers fact moment
   local place=/var/lib/postgresql/fab-releases/$1-taken said mark=$STATE/$APPLICATION-recovered-moment
   if [ -f "$mark" ]; then # a run that was cut off later has put it in its place
@@ -47,7 +71,7 @@ take_lost_archive() { # APPLICATION DUMPS RELEASE FOLDER   answers fact moment
   install -d -m 755 -o postgres -g postgres /var/lib/postgresql/fab-releases
   rm -rf "$place"
   install -d -m 700 -o postgres "$place"
-  runuser -u postgres -- test -r "$4/archive/main/archive.info" ||
+  [ -z "$4" ] || runuser -u postgres -- test -r "$4/archive/main/archive.info" ||
     die "postgres may not read $4: its number was another on the lost server" "let it read there, then run it again; or --without-archive"
   said=$(lost_archive postgres take "$(cat "$ARCHIVIST/cluster")" "$1" "$3" "$place") || true
   case $said in

@@ -6,6 +6,7 @@ project() { # DIR VERB JSON   its last line that is JSON is the answer, everythi
   ANSWER=
   while IFS= read -r line; do
     case $line in
+      '') ;;
       'exit '[0-9]*) status=${line#exit } ;;
       '{'*) ANSWER=$line ;;
       'fab-releases: '*) warn "${line#*: }" ;;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def mount(server: Server, disk: bytes, *, owner: str = "") -> None:
 def archived(server: Server) -> None:
     """What is committed until now; a minute later it would be by itself."""
     segment = sql(server, "select pg_walfile_name(pg_switch_wal())").strip()
-    there = f"ls {AWAY}/archive/archive/main/15-1/*/{segment}-*"
-    server.run(f"for n in $(seq 300); do {there} 2>/dev/null && exit; sleep 0.2; done; exit 1", timeout=100)
+    deadline = time.monotonic() + 60
+    while sql(server, f"select last_archived_wal >= '{segment}' from pg_stat_archiver").strip() != "t":
+        assert time.monotonic() < deadline, "not archived"
+        time.sleep(0.2)
 
 
 def test_a_day_is_lost_although_the_archive_is_there(boot: Boot, origin: Path, tmp_path: Path) -> None:
@@ -81,8 +84,11 @@ def test_a_day_is_lost_although_the_archive_is_there(boot: Boot, origin: Path, t
         assert rows(server) == held
         assert "t" in sql(server, "select true from pg_roles where rolname = 'monthly'")
         assert json.loads(shop.get())["ok"] is True
-        found = json.loads(shop.fab("backups", "--json").stdout)["archive"]["reaches"]
-        assert len(found) >= 1, "the history of the lost server is gone"
+        sell(server, 1, "after")
+        archived(server)
+        found = json.loads(shop.fab("backups", "--json").stdout)["archive"]
+        assert len(found["reaches"]) >= 1, "the history of the lost server is gone"
+        assert not found["failed_at"], "the new server is taken for the lost one, whose image it is made from"
         secret = server.run(f"sed -n 's/.*cipher-pass=//p' {KEY}").stdout.strip()
         assert secret
         assert secret not in told

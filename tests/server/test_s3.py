@@ -91,7 +91,7 @@ def test_a_storage_that_cannot_be_reached_looks_well(away: Away, what: str, reas
         case "its certificate is unknown":
             away.storage.doubted_by(server)
         case "its name is unknown":
-            server.run("sed -i 's,https://[0-9.]*,https://s3.pos.invalid,' /usr/local/lib/fab-releases/pos-offsite")
+            server.run("sed -i 's,https://s3.test,https://s3.pos.invalid,' /usr/local/lib/fab-releases/pos-offsite")
     try:
         said = away.fab("backup", check=1)
         assert "on this server only" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from ...model.archive import Archive
 from ...model.backup import Backup
 from ...model.config import Host, Stage
 from ...model.finding import Finding, look, ok
@@ -15,6 +16,8 @@ from .question import Answer, Question
 def questions(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
     if stage.manager == "systemd" and stage.backup.enabled and host == stage.primary:
         yield Question("backup", ("ask_backups",), lambda answer: read(answer, stage.backup, now))
+        if stage.is_archived:
+            yield Question("archive", ("ask_archive",), lambda answer: read_archive(answer, now), seconds=12)
 
 
 def apart(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
@@ -35,6 +38,17 @@ def read(answer: Answer, wanted: Backup, now: datetime) -> Iterator[Finding]:
     standing = _standing(answer, wanted)
     for one in standing.judged(now) if standing else ():
         yield ok(one.what, one.said) if one.is_well else look(one.what, one.said, one.hint)
+
+
+def read_archive(answer: Answer, now: datetime) -> Iterator[Finding]:
+    found = Archive.from_json(answer.last_line)
+    troubles = list(found.attention(now))
+    if not troubles and not found.spans:
+        troubles.append((found.reach(now), "it is taken by itself; fab logs --service archive"))
+    for said, hint in troubles:
+        yield look("archive", said, hint)
+    if not troubles:
+        yield ok("archive", f"one can go back to {found.reach(now)}")
 
 
 def _standing(answer: Answer, wanted: Backup) -> Standing | None:

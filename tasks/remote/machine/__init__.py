@@ -28,7 +28,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
     found = (
         *base.parts(stage, host),
         *stores.parts(stage, host, facts, seeds),
-        *archive.parts(stage, host, facts, seeds.archive),
+        *archive.parts(stage, host, facts, seeds.archive, seeds.offsite),
         *web.parts(stage, host),
         *backups.parts(stage, host, seeds.offsite, stores.webhook(stage, seeds)),
         *ssh.parts(stage),

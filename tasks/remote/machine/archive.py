@@ -8,9 +8,11 @@ from ...model.shell import Script, Secret, script
 from .. import files
 from ..library import templates
 from . import postgres
-from .things import file, folder, packages, part, unit
+from .stores import Offsite
+from .things import file, folder, known, packages, part, unit
 
 KEY = "/etc/pgbackrest/conf.d/fab-releases-key.conf"
+STORAGE = "/etc/pgbackrest/conf.d/fab-releases-storage.conf"
 PLACE = "/var/lib/postgresql/fab-releases"
 """Where a moment is restored, beside the live cluster."""
 COMMAND = "pgbackrest --stanza=main archive-push %p"
@@ -26,8 +28,38 @@ def program(stage: Stage) -> str:
     return f"/usr/local/lib/fab-releases/{stage.application}-archive"
 
 
-def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret) -> tuple[Part, ...]:
-    """`key` encrypts an archive that does not exist yet."""
+def repository(stage: Stage) -> tuple[str, ...]:
+    """Lines for pgBackRest: where the archive is, without what opens it."""
+    bucket = stage.backup.bucket
+    if not bucket:
+        return (f"repo1-path={stage.backup.archive}",)
+    # A bucket before the host's name would need a certificate of its own with every storage but Amazon's.
+    said = {
+        "repo1-type": "s3",
+        "repo1-path": bucket.path,
+        "repo1-s3-endpoint": bucket.host,
+        "repo1-s3-bucket": bucket.name,
+        "repo1-s3-uri-style": "path",
+        "repo1-storage-port": str(bucket.port),
+    }
+    return tuple(f"{name}={value}" for name, value in said.items())
+
+
+def opener(stage: Stage, offsite: Offsite) -> Secret:
+    """Lines for pgBackRest that open the storage; "" for a folder."""
+    if not stage.backup.bucket:
+        return Secret("")
+    given = dict(line.split("=", 1) for line in offsite.variables.value.splitlines())
+    said = {
+        "repo1-s3-region": given.get("AWS_DEFAULT_REGION") or stage.backup.bucket.region,
+        "repo1-s3-key": given.get("AWS_ACCESS_KEY_ID", ""),
+        "repo1-s3-key-secret": given.get("AWS_SECRET_ACCESS_KEY", ""),
+    }
+    return Secret("".join(f"{line}\n" for line in ("[global]", *(f"{name}={value}" for name, value in said.items()))))
+
+
+def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite: Offsite) -> tuple[Part, ...]:
+    """`key` encrypts an archive that does not exist yet; `offsite` opens the storage it is in."""
     if not stage.is_archived or host != stage.database_host:
         return ()
     version = postgres.version(facts)
@@ -40,16 +72,21 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret) -> tuple
             "systemd/moment.service", stage, program=program(stage), user=host.user, place=PLACE
         ),
     }
+    bucket = stage.backup.bucket
     return (
         part(
             "archive",
             "Archive every change of the database",
             packages("pgbackrest"),
-            folder(stage.backup.archive, "postgres", "postgres", "750"),
+            *(() if bucket else (folder(stage.backup.archive, "postgres", "postgres", "750"),)),
             folder(PLACE, "postgres", "postgres", "755"),
+            *((known(STORAGE, opener(stage, offsite), "postgres", "640"),) if bucket and offsite.key.value else ()),
+            file(
+                "/etc/pgbackrest/pgbackrest.conf",
+                files.render("pgbackrest", stage, version=version, repository=repository(stage)),
+            ),
             _key(stage, key),
-            file("/etc/pgbackrest/pgbackrest.conf", files.render("pgbackrest", stage, version=version)),
-            _archives(stage),
+            _archives(),
             file(settings, SETTINGS, "644", "postgres", "postgres"),
             file(program(stage), (templates() / "provision" / "pgbackrest.py").read_text(), "755"),
             *(file(path, text) for path, text in units.items()),
@@ -65,11 +102,11 @@ def _key(stage: Stage, key: Secret) -> Thing:
         f"key in {KEY}",
         ("look_owner", KEY),
         "regular file, root:postgres 640",
-        script(("make_archive_key", KEY, stage.backup.archive, key)),
+        script(("make_archive_key", KEY, "" if stage.backup.bucket else stage.backup.archive, key)),
     )
 
 
-def _archives(stage: Stage) -> Thing:
+def _archives() -> Thing:
     """What PostgreSQL does comes with the settings put to use: here it is only seen that nobody else archives."""
     made: Script = script(("make_archive", COMMAND))
-    return Thing("archive", ("look_archive", stage.backup.archive), "archive_mode on\nstanza main", made)
+    return Thing("archive", ("look_archive",), "archive_mode on\nstanza main", made)

@@ -11,7 +11,7 @@ from ...model.shell import Script, Secret, script
 from .. import backup, files
 from ..library import programs, templates
 from .stores import Offsite
-from .things import file, packages, part, unit
+from .things import file, known, packages, part, unit
 
 DAYS = {"daily": "*-*-*", "weekly": "Sun *-*-*", "monthly": "*-*-01"}
 """How often a drill is, as systemd.time(7) says it."""
@@ -86,8 +86,8 @@ def _failed_apart(stage: Stage, host: Host, webhook: Secret | None) -> Part:
         "variable": name if webhook else "",
         "hint": f"on {host.name}: journalctl -u {unit_name}",
     }
-    known = (_known(notified, Secret(f"{name}={json.dumps(webhook.value)}\n")),) if webhook else ()
-    things = (packages("python3"), *known)
+    told = (known(notified, Secret(f"{name}={json.dumps(webhook.value)}\n")),) if webhook else ()
+    things = (packages("python3"), *told)
     return _failures(stage, at, *things, user="root", writable=APART, variables=notified)
 
 
@@ -148,7 +148,7 @@ def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
     return (
         packages("restic"),
         _key(stage, offsite.key),
-        *((_known(f"/etc/fab-releases/{stage.application}.env", offsite.variables),) if offsite.key.value else ()),
+        *((known(f"/etc/fab-releases/{stage.application}.env", offsite.variables),) if offsite.key.value else ()),
     )
 
 
@@ -161,13 +161,3 @@ def _key(stage: Stage, key: Secret) -> Thing:
     path = f"/etc/fab-releases/{stage.application}.key"
     made = script(("make_file", path, "root", "root", "600", key))
     return Thing(f"file {path}", ("look_key", path, key), "regular file, root:root 600", made)
-
-
-def _known(path: str, text: Secret) -> Thing:
-    """A secret of root's that is compared where it lies: of what differs only that it does is said."""
-    return Thing(
-        f"file {path}",
-        ("look_known", path, text),
-        "root:root 600, as it should be",
-        script(("make_file", path, "root", "root", "600", text)),
-    )

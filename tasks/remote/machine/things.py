@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ...model.machine import Part, Thing
-from ...model.shell import Script, Word, script
+from ...model.shell import Script, Secret, Word, script
 
 Path = str | PurePosixPath
 
@@ -39,6 +39,12 @@ def folder(path: Path, owner: str, group: str, mode: str) -> Thing:
 def file(path: Path, text: str, mode: str = "644", owner: str = "root", group: str = "root") -> Thing:
     made = script(("make_file", path, owner, group, mode, text))
     return Thing(f"file {path}", ("look_file", path), f"{owner}:{group} {mode}\n{text}", made)
+
+
+def known(path: Path, text: Secret, group: str = "root", mode: str = "600") -> Thing:
+    """A secret of root's that is compared where it lies: of what differs only that it does is said."""
+    made = script(("make_file", path, "root", group, mode, text))
+    return Thing(f"file {path}", ("look_known", path, text), f"root:{group} {mode}, as it should be", made)
 
 
 def owner(path: Path, user: str, group: str, mode: str) -> Thing:
