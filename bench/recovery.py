@@ -189,8 +189,15 @@ def run(shop: Shop, way: Way, page: str, row: Row) -> None:
         await_answer(seen)
     row.gaps.append(seen.longest_gap)
     row.failed, row.asked = row.failed + seen.failed, row.asked + seen.asked
+    drop_kept(shop.server)
     seconds = f"{row.backups[-1]:.1f} {row.alone[-1]:.1f} {row.restores[-1]:.1f}"
     print(f"{way.name}: {seconds} gap {seen.longest_gap:.2f}", file=sys.stderr)
+
+
+def drop_kept(server: Server) -> None:
+    """What our restores keep for `--undo`: pgBackRest would copy it as well."""
+    kept = "select format('drop database %I;', datname) from pg_database where datname ~ '^pos_before_' \\gexec\n"
+    server.run("psql -XAtq -v ON_ERROR_STOP=1 postgres", user="postgres", input=kept, timeout=60)
 
 
 def timed(do: Callable[[], object]) -> float:
