@@ -144,7 +144,7 @@ class Cluster:
 
     port: int
     folder: Path
-    options: str
+    options: str = ""
     databases: int = 0
 
     def start(self) -> None:
