@@ -57,6 +57,11 @@ class Backup:
         return Bucket.of(self.archive)
 
     @property
+    def archive_folder(self) -> str:
+        """ "" for a bucket."""
+        return "" if self.bucket else self.archive
+
+    @property
     def keep(self) -> dict[str, int]:
         return {"daily": self.daily, "weekly": self.weekly, "monthly": self.monthly}
 

@@ -142,12 +142,8 @@ def preparing(loss: Loss) -> Plan:
 def _look_archive(was: Stage, offsite: Offsite) -> Script:
     """Answers facts: dump (when the newest was taken), archive (as templates/provision/lost_archive.py says it)."""
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
-    place = (_archive_folder(was), "\n".join(archive.repository(was)), archive.opener(was, offsite))
+    place = (was.backup.archive_folder, "\n".join(archive.repository(was)), archive.opener(was, offsite))
     return script(("look_lost_archive", was.application, was.layout.dumps, *place, archive.KEY, *texts))
-
-
-def _archive_folder(was: Stage) -> str:
-    return "" if was.backup.bucket else was.backup.archive
 
 
 def _is_apart(stage: Stage) -> bool:
@@ -190,7 +186,9 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         taken: tuple[Step, ...] = ()
         if from_archive and release:
             was = loss.was
-            take = script(("take_lost_archive", was.application, was.layout.dumps, release.id, _archive_folder(was)))
+            take = script(
+                ("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive_folder)
+            )
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
         steps[name] = (*taken, *steps.get(name, ()), *_database(loss))
     return _plan(loss, "fill", "Put back what was lost", steps)

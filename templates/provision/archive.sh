@@ -36,7 +36,7 @@ look_archive() { # NAME   what PostgreSQL does now, and whether there is a place
 
 archive_begun() { # OPTION...   "stanza main", nothing, or why nobody can say
   local listed
-  if listed=$(as_archiver repo-ls --io-timeout=3 "$@" archive/main 2>&1); then
+  if listed=$(as_archiver repo-ls --io-timeout=2 "$@" archive/main 2>&1); then
     if grep -qx archive.info <<<"$listed"; then echo 'stanza main'; fi
   else
     listed=${listed##*ERROR: }

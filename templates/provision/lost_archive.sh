@@ -50,13 +50,14 @@ make_own_cluster() { # APPLICATION
     "if nobody needs what is in it: pg_dropcluster --stop $version main; then run it again"
   IFS='|' read -r data collate kind encoding checksums < <(as_postgres -d postgres -c "select current_setting('data_directory'), datcollate,
     datctype, pg_encoding_to_char(encoding), current_setting('data_checksums') from pg_database where datname = 'template1'")
-  rm -rf "$data.fab-releases"
+  rm -rf "$data.fab-releases" "$data.copied"
   [ "$checksums" = off ] || words=(--data-checksums)
   (cd / && runuser -u postgres -- "/usr/lib/postgresql/$version/bin/initdb" --pgdata "$data.fab-releases" --encoding "$encoding" \
     --lc-collate "$collate" --lc-ctype "$kind" "${words[@]}") >/dev/null || die "PostgreSQL could not be made anew" "the lines above are initdb's"
   systemctl stop "postgresql@$version-main.service"
-  rm -rf "$data"
+  mv -T "$data" "$data.copied"
   mv -T "$data.fab-releases" "$data"
+  rm -rf "$data.copied"
   systemctl start "postgresql@$version-main.service"
   await_postgresql || die "PostgreSQL does not start" "/var/log/postgresql"
 }

@@ -31,7 +31,7 @@ CONFIGURATION = "/etc/pgbackrest/pgbackrest.conf"
 SEGMENT = re.compile(r"(?:.*/)?[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(?:\.\w+)?")
 FULL = timedelta(days=6, hours=12)
 """Every backup in between takes less room, and depends on the full one."""
-ASKED = ("--output=json", "--io-timeout=3")
+ASKED = ("--output=json", "--io-timeout=2")
 """Somebody waits for the answer: a storage that cannot be reached is tried four times as long (measured, 2.45)."""
 OTHER = 99
 """A status that is neither well nor that there is nothing yet: pgBackRest could not look."""

@@ -337,7 +337,7 @@ def test_the_host_that_was_lost_takes_the_other_one_along(boot: Boot, origin: Pa
         shop.fab("backup", timeout=300)
         assert "app2: off-site" not in shop.fab("status").stdout, "a new server is not at fault"
         data.run("systemctl start pos-offsite.service", timeout=200)
-        assert "roles and configuration were sent away 0 min ago" in shop.fab("status").stdout
+        assert re.search(r"roles and configuration were sent away \d+ s ago", shop.fab("status").stdout)
         unit = "[Service]\nExecStart=\nExecStart=/bin/false\n"
         data.put("/etc/systemd/system/pos-offsite.service.d/fails.conf", unit)
         data.run("systemctl daemon-reload; systemctl start pos-offsite.service", check=False)

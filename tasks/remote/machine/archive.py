@@ -102,7 +102,7 @@ def _key(stage: Stage, key: Secret) -> Thing:
         f"key in {KEY}",
         ("look_owner", KEY),
         "regular file, root:postgres 640",
-        script(("make_archive_key", KEY, "" if stage.backup.bucket else stage.backup.archive, key)),
+        script(("make_archive_key", KEY, stage.backup.archive_folder, key)),
     )
 
 
