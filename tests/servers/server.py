@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import network
@@ -351,12 +351,24 @@ def client_key() -> Path:
     return key
 
 
+@contextmanager
+def one_cleaner() -> Iterator[None]:
+    """Nobody else removes what dead runs left, meanwhile."""
+    with locked(network.RECORDS / "cleaning"):
+        yield
+
+
 def clean() -> int:
-    """Remove what dead runs left on this machine; how many servers that were."""
-    found = list(network.abandoned())
-    for link, folder in found:
-        _kill_all(link)
-        _remove(link, folder)
+    """Remove what dead runs left on this machine; how many servers that were.
+
+    One process at a time: a second one with the same list would take a server's folders away under the first, and
+    later a new server that has got the number of the old one.
+    """
+    with one_cleaner():
+        found = list(network.abandoned())
+        for link, folder in found:
+            _kill_all(link)
+            _remove(link, folder)
     return len(found)
 
 

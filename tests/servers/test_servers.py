@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server, clean, faults
+from tests.servers import Server, faults
+from tests.servers.server import one_cleaner
 
 pytestmark = pytest.mark.server
 
@@ -224,13 +225,18 @@ def test_a_server_that_outlives_its_tests(boot: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_that_leaves_a_server(boot: Callable[..., Server], how: signal.Signals) -> None:
-    command = [sys.executable, "-m", "tests.servers", "up", "--name", f"harness-{how.name.lower()}"]
+    """Several processes of a test run clear it away at once."""
+    here = [sys.executable, "-m", "tests.servers"]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+    up = [*here, "up", "--name", f"harness-{how.name.lower()}"]
+    with subprocess.Popen(up, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
         assert run.stdout is not None
         assert "is up" in run.stdout.readline()
-        os.kill(run.pid, how)
-    left = traces(f"--hostname=harness-{how.name.lower()}")
+        with one_cleaner():  # the other processes of this run clear away as well, and would do so before it is seen
+            os.kill(run.pid, how)
+            run.wait(60)
+            left = traces(f"--hostname=harness-{how.name.lower()}")
     assert len(left) == (1 if how is signal.SIGKILL else 0)
-    assert clean() >= len(left)
+    cleaners = [subprocess.Popen([*here, "clean"], cwd=root) for _ in range(3)]
+    assert [cleaner.wait(60) for cleaner in cleaners] == [0, 0, 0]
     assert traces(f"--hostname=harness-{how.name.lower()}") == []
