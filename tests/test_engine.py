@@ -45,9 +45,8 @@ undo_step() {
 
 def make_plan(batch: int = 0, **lasting: bool) -> Plan:
     def step(name: str) -> Step:
-        return Step(
-            name, f"Do {name}", script(("do_step", name)), script(("undo_step", name)), lasting.get(name, False)
-        )
+        said, undo = script(("do_step", name)), script(("undo_step", name))
+        return Step(name, f"Do {name}", said, undo, lasting.get(name, False), seen=name == "switch")
 
     def phase(name: str, **more: object) -> Phase:
         steps = tuple(step(one) for where, one in STEPS if where == name)
@@ -343,10 +342,10 @@ def test_one_host_alone_is_undone_just_as_well(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(("failing", "code"), [("build", 1), ("install", 5)])
 def test_what_users_saw_is_said_without_a_switch(fleet: Fleet, failing: str, code: int) -> None:
-    """A restored database is seen once its step is done: a later failure is told as put back, its own is not."""
+    """A restored database is seen from the step after it on: its failure is told as put back, the restore's is not."""
     plan = make_plan()
     build, install = plan.phases[0].steps["one"]
-    one = replace(plan.phases[0], steps={"one": (replace(build, seen=True), install)})
+    one = replace(plan.phases[0], steps={"one": (build, replace(install, seen=True))})
     fleet.fault("one", failing, "fails")
     ending = fleet.perform(replace(plan, hosts=("one",), phases=(one,)))
     assert ending.code == code

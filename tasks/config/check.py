@@ -33,19 +33,22 @@ def apart(stages: Mapping[str, Stage]) -> Iterator[tuple[str, Problem]]:
     """The stage, and what it must not have in common with an earlier one: which backup is whose would be unknown, and
     one archive goes on with the cluster that was set up last.
     """
-    owners: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, ...], str] = {}
     for name, one in stages.items():
-        asked = one.backup
-        sends = asked.repository and asked.enabled and one.manager == "systemd"
-        repository = (one.application, asked.repository) if sends else None
-        bucket = ("", asked.archive) if one.is_archived and asked.bucket else None
-        for key, word, other in (("repository", repository, '"" '), ("archive", bucket, 'engine = "dump" ')):
-            if word is None:
-                continue
-            if word in owners:
-                says = f"is that of stage {owners[word]}: name another one, or {other}in [stages.{name}.backup]"
+        for key, place, other in _to_itself(one):
+            if place in owners:
+                says = f"is that of stage {owners[place]}: name another one, or {other} in [stages.{name}.backup]"
                 yield name, Problem(("backup", key), says)
-            owners.setdefault(word, name)
+            owners.setdefault(place, name)
+
+
+def _to_itself(stage: Stage) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Key of [backup], the place it names, and what names none."""
+    asked = stage.backup
+    if asked.repository and asked.enabled and stage.manager == "systemd":
+        yield "repository", ("repository", stage.application, asked.repository), '""'
+    if asked.bucket and stage.is_archived:
+        yield "archive", ("archive", asked.archive), 'engine = "dump"'
 
 
 def rehearsing(stage: Stage) -> Stage:

@@ -123,7 +123,7 @@ class Run:
             results = together(lambda host: self._host(phase, host), hosts, self._stop)
             failed = {host: result for host, result in results.items() if not result.ok}
             if failed and phase.must:
-                self._fail(phase, failed)
+                self._fail(failed)
                 return False
             for host, result in failed.items():
                 self.tell(Note(f"{phase.title}: {result.error[0]} (what matters is done)", host, warning=True))
@@ -143,13 +143,12 @@ class Run:
                 self.tell(HostDown(host, result.lost))
         return result
 
-    def _fail(self, phase: Phase, failed: Mapping[str, Result]) -> None:
+    def _fail(self, failed: Mapping[str, Result]) -> None:
         reasons = {host: result.error for host, result in failed.items()}
         message, hint = next(iter(reasons.values()))
         if len(self.plan.hosts) > 1:
             message = "; ".join(f"{host}: {reason[0]}" for host, reason in reasons.items())
-        switched = phase.visible and any(step.name == "switch" for host in self.begun for _, step in self.begun[host])
-        seen = switched or any(step.seen for steps in self.begun.values() for _, step in steps[:-1])
+        seen = any(step.seen for steps in self.begun.values() for _, step in steps)
         self.ending.code, self.ending.message, self.ending.hint = 5 if seen else 1, message, hint
         self._undo(message)
 

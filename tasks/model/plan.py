@@ -19,15 +19,15 @@ class Step:
     lasting: bool = False
     """What it changes outlives the release (the schema): where its undo fails, a person must look."""
     seen: bool = False
-    """Users see what it did once it is done: a failure after it is reported as put back."""
+    """Users may have noticed something by the time it begins: a failure from here on is reported as put back."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """Steps between two barriers: no host begins the next phase before every host ended this one.
 
-    `batch` hosts at a time (0: all at once). With `visible`, users may notice: a failure from here on is undone and
-    reported as put back. With `must` False a failure is a warning: what matters has happened.
+    `batch` hosts at a time (0: all at once). With `visible`, users may notice; from which step on, that step says.
+    With `must` False a failure is a warning: what matters has happened.
     """
 
     name: str

@@ -109,6 +109,7 @@ def plan(
             lambda host: releases.activate(stage, host, id, was(host), who),
             # beat after it: undone on its own, it would start from the release that is about to go
             lambda host: releases.put_back(id, was(host), who, "bad") + services.hand_over(stage, host),
+            seen=True,
         ),
         everywhere("beat", "Hand over beat", lambda host: services.hand_over(stage, host)),
         batch=batch or stage.batch,

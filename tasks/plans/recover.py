@@ -113,10 +113,8 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
         )
         if loss.database and was.is_archived and snapshot == "latest":
-            look = Step(
-                "archive", f"Look how far the archive in {was.backup.archive} goes", _look_archive(was, offsite)
-            )
-            steps[loss.application.name] += (look,)
+            title = f"Look how far the archive in {was.backup.archive} goes"
+            steps[loss.application.name] += (Step("archive", title, _look_archive(was, offsite)),)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
         own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
@@ -130,13 +128,13 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
 def preparing(loss: Loss) -> Plan:
     """Nothing was touched until here."""
     host = loss.application
-    if not host:
-        return _plan(loss, "prepare", "Prepare the server", {})
-    before: tuple[Step, ...] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
-    if loss.database == host and loss.here.is_archived:
-        own = script(("make_own_cluster", loss.was.application))
-        before += (Step("cluster", "Make PostgreSQL its own", own),)
-    return _plan(loss, "prepare", "Prepare the server", {host.name: before})
+    steps: dict[str, tuple[Step, ...]] = {}
+    if host:
+        steps[host.name] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
+    if host and loss.database == host and loss.here.is_archived:
+        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.application)))
+        steps[host.name] += (own,)
+    return _plan(loss, "prepare", "Prepare the server", steps)
 
 
 def _look_archive(was: Stage, offsite: Offsite) -> Script:

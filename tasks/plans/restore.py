@@ -16,13 +16,14 @@ def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str,
         title, said = f"Restore {saved.name} beside, check it, swap", backup.restore(run, saved, who)
     else:
         title, said = "Swap back what was kept", backup.swap_back(run, who)
-    steps = [Step("restore", title, said, undo, lasting=True, seen=True)]
+    steps = [Step("restore", title, said, undo, lasting=True)]
     if stage.database.engine == "sqlite":  # a file that somebody has open cannot be replaced
         stop, start = script(("stop_all",)), script(("start_all",))
-        steps = [Step("stop", "Stop what uses it", stop, start), *steps, Step("start", "Start it again", start, stop)]
+        steps.insert(0, Step("stop", "Stop what uses it", stop, start))
+        steps.append(Step("start", "Start it again", start, stop, seen=True))
     if migrate or not saved:  # what was kept does not know what a deploy migrated since
-        steps.append(Step("migrate", "Migrate it to the live release", script(("migrate_again", current))))
-    steps.append(Step("health", "Ask the site", backup.well(run, stage, current)))
+        steps.append(Step("migrate", "Migrate it to the live release", script(("migrate_again", current)), seen=True))
+    steps.append(Step("health", "Ask the site", backup.well(run, stage, current), seen=True))
     phase = Phase("restore", "Restore the database", {host.name: tuple(steps)})
     return Plan("restore-db", stage.name, (host.name,), (phase,), release=current)
 

@@ -143,6 +143,6 @@ def _switch(stage: Stage, host: Host, current: str, id: str, who: str, database:
     said = releases.activate(stage, host, id, current, who, leaves="bad", note=f"rollback, {database}")
     beat = services.hand_over(stage, host)
     return (
-        Step("switch", "Switch and prove it", said, releases.put_back(id, current, who, "retired") + beat),
+        Step("switch", "Switch and prove it", said, releases.put_back(id, current, who, "retired") + beat, seen=True),
         Step("beat", "Hand over beat", beat),
     )

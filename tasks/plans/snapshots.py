@@ -31,7 +31,7 @@ def configuration(stage: Stage, pieces: tuple[Piece, ...], tree: str, current: s
     steps = [Step("keep", "Keep what is live", snapshots.keep(pieces), snapshots.given_up(), lasting=True)]
     steps += [step for step in made if step.name not in GUARDED]
     if current and any(one.part.name in SERVED for one in pieces):
-        steps.append(Step("switch", "Restart the services with it", snapshots.restart(stage, current)))
+        steps.append(Step("switch", "Restart the services with it", snapshots.restart(stage, current), seen=True))
     steps.append(Step("health", "Ask the site", snapshots.answers(stage, current)))
     phases = [("restore", "Restore configuration", steps)]
     # What undoes itself unless a second connection comes in does not wait for services, and is found by its phase.

@@ -41,7 +41,7 @@ lost_archive() { # USER VERB WORD...
 # A server made from the same image as the lost one has its PostgreSQL as well. The archive would take both for one: what this
 # one archives is refused where the lost one has a segment of that name, and mixed with it where not.
 make_own_cluster() { # APPLICATION
-  local lost own version data collate kind encoding checksums words=()
+  local lost own version unit data collate kind encoding checksums words=()
   lost=$(cat "$(facts_of "$1")/cluster" 2>/dev/null) || true
   own=$(as_postgres -d postgres -c 'select system_identifier from pg_control_system()' 2>/dev/null) || true
   if [ -z "$lost" ] || [ "$own" != "$lost" ]; then return; fi
@@ -50,15 +50,13 @@ make_own_cluster() { # APPLICATION
     "if nobody needs what is in it: pg_dropcluster --stop $version main; then run it again"
   IFS='|' read -r data collate kind encoding checksums < <(as_postgres -d postgres -c "select current_setting('data_directory'), datcollate,
     datctype, pg_encoding_to_char(encoding), current_setting('data_checksums') from pg_database where datname = 'template1'")
-  rm -rf "$data.fab-releases" "$data.copied"
+  unit=postgresql@$version-main.service
+  rm -rf "$data.fab-releases"
   [ "$checksums" = off ] || words=(--data-checksums)
   (cd / && runuser -u postgres -- "/usr/lib/postgresql/$version/bin/initdb" --pgdata "$data.fab-releases" --encoding "$encoding" \
     --lc-collate "$collate" --lc-ctype "$kind" "${words[@]}") >/dev/null || die "PostgreSQL could not be made anew" "the lines above are initdb's"
-  systemctl stop "postgresql@$version-main.service"
-  mv -T "$data" "$data.copied"
-  mv -T "$data.fab-releases" "$data"
-  rm -rf "$data.copied"
-  systemctl start "postgresql@$version-main.service"
+  put_in_place "$unit" "$data"
+  systemctl start "$unit"
   await_postgresql || die "PostgreSQL does not start" "/var/log/postgresql"
 }
 

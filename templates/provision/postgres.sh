@@ -106,9 +106,15 @@ make_replica() { # VERSION SLOT CONNINFO   copied beside, then put in the place 
   runuser -u postgres -- "/usr/lib/postgresql/$version/bin/pg_basebackup" --pgdata "$data.fab-releases" --slot "$2" --wal-method stream \
     --checkpoint fast --no-password --dbname "$3" || die "the database could not be copied" "the line above says why; is its host up, and does it let this one in?"
   runuser -u postgres -- touch "$data.fab-releases/standby.signal"
-  systemctl stop "$unit"
-  rm -rf "$data"
-  mv -T "$data.fab-releases" "$data"
+  put_in_place "$unit" "$data"
+}
+
+put_in_place() { # UNIT DATA   what was made beside as DATA.fab-releases; the unit is stopped then
+  systemctl stop "$1"
+  rm -rf "$2.replaced"
+  mv -T "$2" "$2.replaced"
+  mv -T "$2.fab-releases" "$2"
+  rm -rf "$2.replaced"
 }
 
 use_replica() { # VERSION ADDRESS

@@ -52,10 +52,10 @@ def opener(stage: Stage, offsite: Offsite) -> Secret:
     given = dict(line.split("=", 1) for line in offsite.variables.value.splitlines())
     said = {
         "repo1-s3-region": given.get("AWS_DEFAULT_REGION") or stage.backup.bucket.region,
-        "repo1-s3-key": given.get("AWS_ACCESS_KEY_ID", ""),
-        "repo1-s3-key-secret": given.get("AWS_SECRET_ACCESS_KEY", ""),
+        "repo1-s3-key": given["AWS_ACCESS_KEY_ID"],
+        "repo1-s3-key-secret": given["AWS_SECRET_ACCESS_KEY"],
     }
-    return Secret("".join(f"{line}\n" for line in ("[global]", *(f"{name}={value}" for name, value in said.items()))))
+    return Secret("".join(f"{name}={value}\n" for name, value in said.items()))
 
 
 def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite: Offsite) -> tuple[Part, ...]:
@@ -72,15 +72,13 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite:
             "systemd/moment.service", stage, program=program(stage), user=host.user, place=PLACE
         ),
     }
-    bucket = stage.backup.bucket
     return (
         part(
             "archive",
             "Archive every change of the database",
             packages("pgbackrest"),
-            *(() if bucket else (folder(stage.backup.archive, "postgres", "postgres", "750"),)),
+            *_place(stage, offsite),
             folder(PLACE, "postgres", "postgres", "755"),
-            *((known(STORAGE, opener(stage, offsite), "postgres", "640"),) if bucket and offsite.key.value else ()),
             file(
                 "/etc/pgbackrest/pgbackrest.conf",
                 files.render("pgbackrest", stage, version=version, repository=repository(stage)),
@@ -95,6 +93,15 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite:
             use=("use_archive", version, settings, stage.application),
         ),
     )
+
+
+def _place(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
+    """The folder, or what opens the bucket, which is sent where it is known."""
+    if not stage.backup.bucket:
+        return (folder(stage.backup.archive, "postgres", "postgres", "750"),)
+    if not offsite.key.value:
+        return ()
+    return (known(STORAGE, Secret(f"[global]\n{opener(stage, offsite).value}"), "postgres", "640"),)
 
 
 def _key(stage: Stage, key: Secret) -> Thing:
