@@ -43,6 +43,7 @@ lint: $(SYNCED) ## Read the code, the scripts and the workflows for mistakes
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --quiet --check
 	@.venv/bin/mypy --no-error-summary
+	@cd tasks && ../.venv/bin/mypy --no-error-summary --strict --python-version 3.10 --explicit-package-bases server
 	@.venv/bin/shellcheck $(SCRIPTS)
 	@.venv/bin/zizmor --offline --quiet .github/workflows
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

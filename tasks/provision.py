@@ -15,7 +15,7 @@ from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
-from .engine.session import Result
+from .engine.session import Result, Session
 from .model.config import Host, Stage, seconds
 from .model.errors import FailedError, PreflightError, ReleasesError, UsageError
 from .model.event import Note, PlanFinished
@@ -56,11 +56,12 @@ def provision(
         flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
             at.lock("provision", wait)
+            with_python(at, facts)
         if not check and not dry_run and lacks_key(here):
             _make_key(at)
         seeds = replace(known_seeds(at), offsite=opened(here))
         parts = _wanted(at, facts, seeds)
-        found = _look(at, parts)
+        found = _look(at, parts, facts)
         differs = {host: drift(parts[host], found[host]) for host in parts}
         if check:
             return _show(differs, json=json)
@@ -76,14 +77,15 @@ def provision(
                 return code
             seeds = replace(known_seeds(at), offsite=opened(here))
             parts = _wanted(at, facts, seeds)
-            plan = provisioning.plan(here, parts, _look(at, parts))
-        return _perform(at, plan, _wanted(at, facts, seeds.in_place))
+            plan = provisioning.plan(here, parts, _look(at, parts, facts))
+        return _perform(at, plan, _wanted(at, facts, seeds.in_place), facts)
 
 
 def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
     """Makes whatever differs, with these secrets; asks nothing."""
     parts = _wanted(at, facts, seeds)
-    return _perform(at, provisioning.plan(at.stage, parts, _look(at, parts)), _wanted(at, facts, seeds.in_place))
+    plan = provisioning.plan(at.stage, parts, _look(at, parts, facts))
+    return _perform(at, plan, _wanted(at, facts, seeds.in_place), facts)
 
 
 def _make_key(at: Scene) -> None:
@@ -155,8 +157,21 @@ def _asked_aside(stage: Stage, host: Host) -> Result:
         session.close()
 
 
-def _look(at: Scene, parts: provisioning.Parts) -> Found:
-    said = at.together(lambda session: ask(session, looks(parts[session.host])))
+def with_python(at: Scene, facts: dict[str, dict[str, str]]) -> None:
+    """Where there is none it is installed before anything else: a smallest Debian comes without."""
+    lacking = [host for host, told in facts.items() if not told.get("python")]
+    for host in lacking:
+        at.tell(Note("installing Python, which everything else here is made with", host))
+    for host, result in at.together(lambda session: ask(session, machine.python(), timeout=600), lacking).items():
+        must(result, host)
+        facts[host]["python"] = "installed"
+
+
+def _look(at: Scene, parts: provisioning.Parts, facts: Mapping[str, Mapping[str, str]]) -> Found:
+    def look(session: Session) -> Result:
+        return ask(session, looks(parts[session.host], python=bool(facts[session.host].get("python"))))
+
+    said = at.together(look)
     return {host: parse((mark.kind, *mark.words) for mark in must(result, host).marks) for host, result in said.items()}
 
 
@@ -183,8 +198,8 @@ def _ask_about(differs: Mapping[str, tuple[Drift, ...]], *, yes: bool) -> None:
         confirm(f"These files are there and differ; they will be replaced:\n{page.to_text(written)}", yes=yes)
 
 
-def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
-    code, message, hint = _made(at, plan, parts)
+def _perform(at: Scene, plan: Plan, parts: provisioning.Parts, facts: Mapping[str, Mapping[str, str]]) -> int:
+    code, message, hint = _made(at, plan, parts, facts)
     made = sum(len(steps) for phase in plan.phases for steps in phase.steps.values())
     total = sum(len(part.things) for wanted in parts.values() for part in wanted)
     done = (
@@ -196,7 +211,9 @@ def _perform(at: Scene, plan: Plan, parts: provisioning.Parts) -> int:
     return code
 
 
-def _made(at: Scene, plan: Plan, parts: provisioning.Parts) -> tuple[int, str, str]:
+def _made(
+    at: Scene, plan: Plan, parts: provisioning.Parts, facts: Mapping[str, Mapping[str, str]]
+) -> tuple[int, str, str]:
     """Exit code, message, hint: carried out, proved, and looked at once more."""
     try:
         for half in provisioning.halves(plan):
@@ -205,7 +222,7 @@ def _made(at: Scene, plan: Plan, parts: provisioning.Parts) -> tuple[int, str, s
                 return ending.code, ending.message, ending.hint
             prove_the_way_in(at, half)
         _tell_exposure(at, plan)
-        left = {host: drift(parts[host], found) for host, found in _look(at, parts).items()}
+        left = {host: drift(parts[host], found) for host, found in _look(at, parts, facts).items()}
     except ReleasesError as error:
         return error.code, error.message, error.hint
     names = [f"{host}: {one.thing.name}" for host, drifts in left.items() for one in drifts]

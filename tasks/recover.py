@@ -61,6 +61,7 @@ def recover(
         at.lock("recover", wait)
         _bare(at, loss)
         confirm(_question(loss), yes=yes)
+        provisioning.with_python(at, facts)
         started = time.monotonic()
         with _timed(times, "fetch"):
             release, told = _fetched(at, loss, snapshot)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -20,14 +22,17 @@ CORE = ROOT / "tasks"
 MODULES = sorted(CORE.rglob("*.py"))
 PROGRAMS = sorted((ROOT / "templates").rglob("*.py"))
 BELOW = {
-    "surface": {"plans", "remote", "engine", "report", "config", "model"},
-    "plans": {"remote", "model"},
-    "remote": {"model"},
-    "engine": {"model"},
-    "report": {"model"},
-    "config": {"model"},
-    "model": set(),
+    "surface": {"plans", "remote", "engine", "report", "config", "model", "server"},
+    "plans": {"remote", "model", "server"},
+    "remote": {"model", "server"},
+    "engine": {"model", "server"},
+    "report": {"model", "server"},
+    "config": {"model", "server"},
+    "model": {"server"},
+    "server": set(),
 }
+BOTH_SIDES = ("server.values", "server.exported")
+"""What the operator's side may use of tasks/server; everything else there it may only name, in a `call`."""
 ALLOWED = {
     "invoke": lambda path: path.parent == CORE,
     "fabric": lambda path: path.parent == CORE or path == CORE / "engine" / "ssh.py",
@@ -85,10 +90,55 @@ def test_imports_point_down_and_third_parties_stay_behind_their_fence(path: Path
             assert ALLOWED[top](path), f"{where}: {top} does not belong here"
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if layer(path) == "server"], ids=str)
+def test_what_runs_on_a_server_needs_only_python_and_itself(path: Path) -> None:
+    for module, level, line in imports(path):
+        assert level or module.split(".")[0] in sys.stdlib_module_names, f"{path.name}:{line}: {module}"
+    ast.parse(path.read_text(), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if layer(path) != "server"], ids=str)
+def test_what_runs_on_a_server_is_named_here_and_never_run(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    there = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and not _is_shared(node):
+            names = [one for one in node.names if _leads_to_server(path, node, one.name)]
+            there |= {one.asname or one.name for one in names}
+    named = {id(node.args[0]) for node in ast.walk(tree) if _is_call(node)}
+    named |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and id(node) in named}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in there:
+            assert id(node) in named, f"{path.name}:{node.lineno}: {node.id} runs on servers: call({node.id}, ...)"
+
+
+def _is_shared(node: ast.ImportFrom) -> bool:
+    return any(f"{node.module}.".startswith(f"{one}.") for one in BOTH_SIDES)
+
+
+def _leads_to_server(path: Path, node: ast.ImportFrom, name: str) -> bool:
+    return target_layer(path, node.module or name, node.level) == "server"
+
+
+def _is_call(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call" and bool(node.args)
+
+
+def test_the_entry_points_that_units_of_old_releases_call_stay() -> None:
+    """Units, timers and the sudoers file of releases gone by start these with these words: their names are frozen."""
+    release = ROOT / "templates" / "release"
+    assert {"launch.py", "probe.py", "project.py"} <= {path.name for path in release.glob("*.py")}
+    said = "\n".join(path.read_text() for path in (ROOT / "templates").rglob("*") if path.suffix in (".j2", ".sh"))
+    called = set(re.findall(r"\.release/([a-z_]+\.py)", said))
+    assert called == {"launch.py", "probe.py", "project.py"}
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=names(PROGRAMS))
 def test_programs_of_a_release_need_only_what_a_release_has(path: Path) -> None:
     """They start before anything is installed, on the server's own Python."""
     own = {one.stem for one in PROGRAMS}
+    if path.parent.name == "release":  # as old as an application's Python
+        ast.parse(path.read_text(), feature_version=(3, 9))
     has = {"django", "celery", "gunicorn", "kombu", "psycopg", "psycopg2", "dotenv", "decouple", "MySQLdb"}
     for module, _, line in imports(path):
         top = module.split(".")[0]

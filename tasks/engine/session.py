@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..model.errors import HostLost
+from ..server.values import wire
 
 HEARTBEAT_SECONDS = 3.0
 END_SECONDS = 2.0
@@ -59,6 +60,11 @@ class Result:
             if mark.kind == "error":
                 return (*mark.words, "", "")[0], (*mark.words, "", "")[1]
         return f"exit status {self.exit}", ""
+
+    @property
+    def returned(self) -> tuple[Any, ...]:
+        """What each call of tasks/server gave back, in order."""
+        return tuple(wire.loads(mark.words[0]) for mark in self.marks if mark.kind == "returned")
 
     def facts(self) -> dict[str, str]:
         return {mark.words[0]: (*mark.words, "")[1] for mark in self.marks if mark.kind == "fact"}

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .shell import Call, Script
+from .call import Call
+from .shell import Line, Script
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Thing:
     """
 
     name: str
-    look: Call
+    look: Line | Call[object]
     want: str
     make: Script
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from ..model.call import Call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part
 from ..model.release import Release
-from ..model.shell import Call, Script, script
+from ..model.shell import Line, Script, script
 from . import health
 
 
@@ -59,7 +60,7 @@ def look(stage: Stage, host: Host) -> Script:
     """Answers facts and problems; changes nothing."""
     checkout, units = stage.provision.adopt, stage.provision.adopt_services
     names, here = " ".join(units), place(stage)
-    calls: list[Call] = [("look_adoption", checkout, here, *units)]
+    calls: list[Line] = [("look_adoption", checkout, here, *units)]
     calls += [("look_old_unit", unit, checkout, host.user) for unit in units]
     calls += [("look_old_folder", here, one) for one in stage.shared_dirs]
     calls += [("look_old_file", here, one, checkout) for one in files_of(stage)]
@@ -89,7 +90,9 @@ def parse(marks: Iterable[tuple[str, ...]]) -> Flat:
 
 def as_deployer(host: Host, what: Script) -> Script:
     """The same calls, made by the account that deploys."""
-    return Script(tuple(("as_account", host.user, *call) for call in what.calls))
+    return Script(
+        tuple(call.by(host.user) if isinstance(call, Call) else ("as_account", host.user, *call) for call in what.calls)
+    )
 
 
 def code(stage: Stage, host: Host, flat: Flat, release: Release) -> Script:
@@ -105,7 +108,7 @@ def environment(stage: Stage, host: Host, flat: Flat, release: Release) -> Scrip
 
 def shared(stage: Stage, host: Host, flat: Flat) -> Script:
     here = place(stage)
-    files: list[Call] = [("adopt_file", here, one, host.user, stage.app_user) for one in files_of(stage)]
+    files: list[Line] = [("adopt_file", here, one, host.user, stage.app_user) for one in files_of(stage)]
     return Script((*files, *(("adopt_folder", here, one, flat.user) for one in stage.shared_dirs)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..model.config import Host, Service, Stage, seconds
-from ..model.shell import Call, Script, script
+from ..model.shell import Line, Script, script
 
 
 def names(stage: Stage, host: Host, *kinds: str) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def start_early(stage: Stage, host: Host, id: str) -> Script:
 
 
 def await_ready(stage: Stage, host: Host, id: str, *kinds: str) -> Script:
-    calls: list[Call] = []
+    calls: list[Line] = []
     for name in names(stage, host, *kinds):
         service = stage.services[name]
         settle = 0 if service.notify else math.ceil(seconds(service.settle))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..model.call import Call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part, Thing
-from ..model.shell import Script, Word, script
+from ..model.shell import Line, Script, Word, script
 from . import health, machine, services
 from .library import templates
 from .machine.bouncer import USERS
@@ -147,7 +148,9 @@ def _files(thing: Thing) -> Iterator[File]:
     """Of a file in which only some lines are ours, the whole file."""
     match thing.look:
         case ("look_file", path):
-            *before, (_, _, owner, group, mode, _) = thing.make.calls
+            *before, made = thing.make.calls
+            assert not isinstance(made, Call)
+            _, _, owner, group, mode, _ = made
             yield File(str(path), str(owner), str(group), str(mode), before=Script(tuple(before)))
         case ("look_redis_user", _):
             yield File("/etc/redis/users.acl", "redis", "redis", "640", secret=True)
@@ -244,8 +247,11 @@ def make(piece: Piece, tree: str) -> Script:
 def _judged(piece: Piece) -> Script:
     """What is gone is not looked at; where a judge was for that alone, there is nothing to judge."""
     gone = {file.path for file in piece.files if file.gone}
-    calls = []
+    calls: list[Line | Call[object]] = []
     for call in piece.part.check.calls:
+        if isinstance(call, Call):
+            calls.append(call)
+            continue
         left = tuple(word for word in call if str(word) not in gone)
         if left == call or any(str(word).startswith("/") for word in left):
             calls.append(left)

@@ -17,6 +17,7 @@ identify() { # what kind of machine this is, before anything is said about it
   read -r _ _ _ server_port <<<"${SSH_CONNECTION:-}" || true
   fact ssh_port "${server_port:-}"
   fact as_root "$([ "$EUID" = 0 ] && echo yes)"
+  fact python "$([ -x /usr/bin/python3 ] && /usr/bin/python3 -V)"
 }
 
 part() { # NAME   what follows goes live together; whatever ends it early puts everything back

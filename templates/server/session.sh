@@ -73,6 +73,10 @@ critical() { # FUNCTION WORD...
 }
 
 take_lock() { # WHO
+  if [ "$EUID" = 0 ]; then take_lock_as_root "$1"; else take_own_lock "$1"; fi
+}
+
+take_own_lock() { # WHO
   mkdir -p "$PRIVATE" 2>/dev/null || {
     mark lock failed "cannot create $PRIVATE: $(id -un) may not write in $(existing_parent "$PRIVATE")"
     return
@@ -83,14 +87,62 @@ take_lock() { # WHO
   fi
   # Children inherit descriptor 9: the lock is held exactly as long as anything of this run lives.
   exec 9>>"$PRIVATE/lock"
-  if flock -n 9; then
+  if flock -n 9 && ! held_by_root; then
     printf '%s\n' "$1" | tee "$PRIVATE/lock.$$" >/dev/null && cat "$PRIVATE/lock.$$" >"$PRIVATE/lock" && rm -f "$PRIVATE/lock.$$"
-    LOCKED=yes
+    LOCKED=$PRIVATE/lock
     mark lock taken
   else
     exec 9>&-
     sleep 0.2 # a holder of this very moment has not said who it is: what is there names the one before
-    mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
+    if held_by_root; then
+      mark lock busy "$(tr '\n\t' '  ' <"$ROOT_LOCK" 2>/dev/null)"
+    else
+      mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
+    fi
+  fi
+}
+
+held_by_root() { [ -e "$ROOT_LOCK" ] && ! flock -n -s "$ROOT_LOCK" true 2>/dev/null; }
+
+# Root opens and writes nothing by name in a folder that is the account's: its own lock is where only root writes, and
+# the account's is opened by what looks at it first (tasks/server/agent/lock.py), without writing.
+take_lock_as_root() { # WHO
+  local pid='' number='' answer='' end
+  if [ ! -x "${SERVER_PYTHON:-/usr/bin/python3}" ]; then # nothing of ours was ever here: it needs Python
+    take_both_locks "$1" ''
+    return
+  fi
+  coproc LENDER { server_process "$(server_folder)" agent.lock.lend; }
+  end=${LENDER[1]}
+  printf '%s\n%s\n%s\n' "$NONCE" "$SITE" '{"arguments":{}}' >&"$end"
+  IFS= read -r -t 30 answer <&"${LENDER[0]}" || true
+  read -r pid number <<<"$answer"
+  case $answer in
+    ours) take_own_lock "$1" ;;
+    none) take_both_locks "$1" '' ;;
+    [0-9]*' '[0-9]*) take_both_locks "$1" "/proc/$pid/fd/$number" ;;
+    *) mark lock failed "the lock in $PRIVATE cannot be taken over: it is not what this account's lock should be" ;;
+  esac
+  exec {end}>&-
+}
+
+take_both_locks() { # WHO OTHER   OTHER: the account's, open in the lender; "" where its folder is not
+  mkdir -p "${ROOT_LOCK%/*}" && exec 9>>"$ROOT_LOCK"
+  if ! flock -n 9; then
+    exec 9>&-
+    sleep 0.2
+    mark lock busy "$(tr '\n\t' '  ' <"$ROOT_LOCK")"
+    return
+  fi
+  printf '%s\n' "$1" >"$ROOT_LOCK"
+  if [ -n "$2" ]; then exec 8<"$2"; fi
+  if [ -z "$2" ] || flock -n 8; then
+    LOCKED=$ROOT_LOCK
+    mark lock taken
+  else
+    sleep 0.2
+    mark lock busy "$(head -c 500 <&8 | tr '\n\t' '  ')"
+    exec 8<&- 9>&-
   fi
 }
 
@@ -100,7 +152,7 @@ existing_parent() {
   printf '%s' "$path"
 }
 
-lock_is_ours() { [ -z "$LOCKED" ] || [ /proc/self/fd/9 -ef "$PRIVATE/lock" ]; }
+lock_is_ours() { [ -z "$LOCKED" ] || [ /proc/self/fd/9 -ef "$LOCKED" ]; }
 
 has_bytes() { # SIZE TEXT
   local LC_ALL=C
@@ -118,7 +170,7 @@ stop_job() { # twice: it may have been too young to hear the first
 leave() {
   local tries
   if working; then
-    [ -z "$LOCKED" ] || printf 'finishing: its operator is gone\n' >>"$PRIVATE/lock"
+    [ -z "$LOCKED" ] || printf 'finishing: its operator is gone\n' >&9
     stop_job
     for ((tries = 0; tries < 900; tries++)); do
       working || break
@@ -134,7 +186,7 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
   local lease=$6 verb size body
   SERVICES=("${@:8}")
   PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
-  ENVIRONMENTS=$DEPLOY_TO/environments
+  ENVIRONMENTS=$DEPLOY_TO/environments ROOT_LOCK=/run/fab-releases/${DEPLOY_TO//\//%}.lock
   LOCKED='' JOB='' STEP='' RUNS=0
   exec 3>&1 2>/dev/null # bash's own words about jobs are nobody's output
   umask 022
@@ -164,7 +216,7 @@ session() { # NONCE DEPLOY_TO RUN APPLICATION MANAGER LEASE PORT SERVICE=KIND...
         fi
         ;;
       lock) take_lock "$body" ;;
-      unlock) exec 9>&- && LOCKED= ;;
+      unlock) exec 8>&- 9>&- && LOCKED= ;;
       stop) if working; then stop_job; fi ;;
       kill) if working; then kill -KILL -- "-$JOB" 2>/dev/null; mark exit 137 "$RUNS"; fi ;;
       end) break ;;

@@ -22,7 +22,11 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   for path in "$RELEASES"/.gc-* "$ENVIRONMENTS"/.[gn]*; do
     if [ -e "$path" ]; then fact rubbish yes; fi
   done
-  if [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"; fi
+  if held_by_root; then
+    fact lock "$(tr '\n\t' '  ' <"$ROOT_LOCK")"
+  elif [ -e "$PRIVATE/lock" ] && ! flock -n -s "$PRIVATE/lock" true 2>/dev/null; then
+    fact lock "$(tr '\n\t' '  ' <"$PRIVATE/lock")"
+  fi
   if [ -e "$PRIVATE/freeze" ]; then fact freeze "$(tr '\n\t' '  ' <"$PRIVATE/freeze")"; fi
   if [ -e "$PRIVATE/maintenance" ]; then fact maintenance on; fi
   if [ -f "$RELEASES/$current/.release/services.json" ] && ! grep -qF "\"root\": \"$RELEASES/$current\"" "$RELEASES/$current/.release/services.json"; then

@@ -19,8 +19,13 @@ ORDER = (
 
 
 def identify() -> Script:
-    """Answers facts: os, init, ssh_port, as_root."""
+    """Answers facts: os, init, ssh_port, as_root, python ("" where there is none yet)."""
     return script(("identify",))
+
+
+def python() -> Script:
+    """What looks at a server and makes it is Python itself; Debian's smallest has none."""
+    return script(("make_packages", "python3"))
 
 
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:

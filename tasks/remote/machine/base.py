@@ -11,8 +11,8 @@ from ...model.shell import script
 from .. import files
 from .things import account, file, folder, keys, owner, packages, part
 
-ALWAYS = ("ca-certificates", "curl", "iproute2", "procps", "sudo")
-RELEASES = ("git", "python3", "python3-venv")
+ALWAYS = ("ca-certificates", "curl", "iproute2", "procps", "python3", "sudo")
+RELEASES = ("git", "python3-venv")
 
 
 def parts(stage: Stage, host: Host) -> tuple[Part, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from ...model.call import Call
 from ...model.config import Host, Stage
 from ...model.errors import UsageError
 from ...model.machine import Part, Thing
@@ -41,7 +42,9 @@ def _nothing_old(stage: Stage, wanted: list[str]) -> Thing:
 
 
 def _named(thing: Thing) -> tuple[str, ...]:
-    return tuple(str(word) for word in thing.look[1:]) if thing.look[0] == LETS_IN else ()
+    if isinstance(thing.look, Call) or thing.look[0] != LETS_IN:
+        return ()
+    return tuple(str(word) for word in thing.look[1:])
 
 
 def ports(stage: Stage, host: Host, facts: dict[str, str]) -> list[int]:

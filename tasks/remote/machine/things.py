@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
+from ...model.call import Call
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, Word, script
 
@@ -80,10 +81,12 @@ def part(name: str, title: str, *things: Thing, check: tuple[Word, ...] = (), us
     return Part(name, title, (*things, begun), judged, Script((("use_with", *use),)))
 
 
-def looks(parts: Iterable[Part]) -> Script:
-    """What asks for all of them in one go."""
-    calls = [(thing.look[0], thing.name, *thing.look[1:]) for part in parts for thing in part.things]
-    return Script(tuple(calls))
+def looks(parts: Iterable[Part], *, python: bool = True) -> Script:
+    """What asks for all of them in one go; without `python` on the server, of what that can say."""
+    asked = (thing for part in parts for thing in part.things if python or not isinstance(thing.look, Call))
+    return Script(
+        tuple(one.look if isinstance(one.look, Call) else (one.look[0], one.name, *one.look[1:]) for one in asked)
+    )
 
 
 def parse(marks: Iterable[tuple[str, ...]]) -> Mapping[str, str]:

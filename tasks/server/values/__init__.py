@@ -1,0 +1,1 @@
+"""Values that both sides need, defined once."""

@@ -1,0 +1,1 @@
+"""Values and functions by themselves; mirrors tasks/."""

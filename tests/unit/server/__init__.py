@@ -1,0 +1,1 @@
+"""What runs on a server, called in process and as a child."""
