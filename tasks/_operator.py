@@ -11,6 +11,7 @@ from pathlib import Path
 
 import invoke
 
+from ._timezone import MachineTimezone
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
 from .model.moment import Moment, moment
@@ -50,7 +51,7 @@ def wanted(task: str, date: str, *, undo: bool) -> Moment | None:
     """What --date of `task` means; None: --undo. UsageError unless it is one of them."""
     if undo == bool(date):
         raise UsageError("say either --date or --undo", f"fab {task} --date latest")
-    return None if undo else moment(date, now().astimezone())
+    return None if undo else moment(date, now().astimezone(MachineTimezone()))
 
 
 def who() -> str:
