@@ -15,6 +15,7 @@ from ._timezone import MachineTimezone
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
 from .model.moment import Moment, moment
+from .report.safe import clean, prompt
 
 CONFIG = Path("releases.toml")
 
@@ -55,7 +56,11 @@ def wanted(task: str, date: str, *, undo: bool) -> Moment | None:
 
 
 def who() -> str:
-    """Who acts, as journals and locks show it."""
+    """Who acts, as journals and locks show it: one line, whatever a CI job calls its people."""
+    return clean(_who(), 200)
+
+
+def _who() -> str:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         return (
             f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
@@ -71,7 +76,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(question, "nobody can answer here: say --yes")
-    print(f"{question}\nType yes to go on: ", end="", file=sys.stderr, flush=True)
+    prompt(f"{question}\nType yes to go on:")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise FailedError("not confirmed; nothing was changed")
 
