@@ -94,7 +94,7 @@ def logs(context: invoke.Context, stage: str = "", service: str = "", lines: int
                     out(f"{tag}{heard}")
 
             text = operate.logs(service, lines, follow=follow).text()
-            return session.run(text, hear, timeout=10**7 if follow else 60)
+            return session.run(text, hear, timeout=10**7 if follow else 60, patient=True)
 
         def stop() -> None:
             for session in at.sessions.values():
