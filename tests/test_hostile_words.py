@@ -22,6 +22,7 @@ from rich.console import Console as Terminal
 from tasks import _operator
 from tasks.config.load import load, stage
 from tasks.model.errors import HostLost, UsageError
+from tasks.model.shell import script
 from tasks.remote import operate
 from tasks.remote.files import server_files
 from tasks.report import safe
@@ -163,6 +164,23 @@ def test_a_service_is_only_ever_looked_up(at: Library, word: str) -> None:
     if said:
         assert "there is no service" in at.refused(operate.logs(said, 5, follow=False).text())
     assert not (at.folder / "MARK").exists()
+
+
+PROBE = """import json, os, sys
+from pathlib import Path
+seen = [path.read_bytes().decode() for path in Path("/proc").glob("[0-9]*/cmdline")]
+is_seen = any("canary-of-a-header" in one for one in seen)
+print(json.dumps({"asked": json.loads(sys.stdin.read())["url"], "seen": is_seen}))
+"""
+
+
+def test_a_header_of_the_health_check_is_in_no_process_list(at: Library) -> None:
+    path = at.folder / "releases" / "20261122-101530-9f3c2ab" / ".release" / "probe.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(PROBE)
+    asked = json.dumps({"url": "http://x/", "headers": {"Authorization": "canary-of-a-header"}})
+    told = at.ok(script(("probe", "20261122-101530-9f3c2ab", asked)).text())["probe"]
+    assert json.loads(told) == {"asked": "http://x/", "seen": False}
 
 
 @pytest.mark.parametrize("word", WORDS, ids=ascii)
