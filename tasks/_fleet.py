@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import fabric.executor
 import fabric.main
 import invoke
+
+from .report.safe import err
 
 
 class Executor(fabric.executor.Executor):
@@ -64,13 +65,13 @@ def _usage_is_2(parse: Callable[[], None], namespace: invoke.Collection) -> Call
             parse()
         except invoke.ParseError as error:
             if "env.set" in core.unparsed:  # the word that is too many may be a value
-                print("error: env.set takes one word, the name of a variable", file=sys.stderr)
-                print("\nhint: its value is asked for, or read from stdin; change one typed here", file=sys.stderr)
+                err("error: env.set takes one word, the name of a variable")
+                err("\nhint: its value is asked for, or read from stdin; change one typed here")
                 raise invoke.Exit(code=2) from None
             word = str(error).partition("'")[2].partition("'")[0]
             near = difflib.get_close_matches(word, namespace.task_names, 1)
-            print(f"error: {error}", file=sys.stderr)
-            print(f"\nhint: did you mean `fab {near[0]}`?" if near else "\nhint: fab --list", file=sys.stderr)
+            err(f"error: {error}")
+            err(f"\nhint: did you mean `fab {near[0]}`?" if near else "\nhint: fab --list")
             raise invoke.Exit(code=2) from None
 
     return parse_tasks

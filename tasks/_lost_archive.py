@@ -11,6 +11,7 @@ from datetime import datetime
 from ._operator import confirm, now
 from .model.errors import PreflightError
 from .model.moment import age, local
+from .report.safe import clean
 
 ALIVE = 180
 """Seconds after its last segment in which a server may be alive: one that writes archives every minute."""
@@ -40,9 +41,9 @@ def decided(told: Mapping[str, str], *, without: bool, yes: bool) -> LostArchive
         said = f"without the archive: what was written after {local(dump)}, in the last {passed}, is lost"
         return LostArchive(dump=dump, error="not wanted", said=said)
     if "until" not in found:
-        error = f"the archive cannot be read: {found.get('error', 'it gave no answer')}"
+        error = f"the archive cannot be read: {clean(found.get('error', 'it gave no answer'))}"
         lost = f"the newest dump is of {local(dump)}: without the archive the last {passed} before now are lost"
-        hint = found.get("hint", "the lines above say why")
+        hint = clean(found.get("hint", "the lines above say why"))
         if yes or not sys.stdin.isatty():
             raise PreflightError(f"{error}; {lost}", f"{hint}; is it gone for good: recover --without-archive")
         confirm(f"{error}\n{hint}: no is the answer while it may still be found.\nGo on without it? {lost}.", yes=False)

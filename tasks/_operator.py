@@ -11,9 +11,11 @@ from pathlib import Path
 
 import invoke
 
+from ._timezone import MachineTimezone
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
 from .model.moment import Moment, moment
+from .report.safe import clean, prompt
 
 CONFIG = Path("releases.toml")
 
@@ -50,11 +52,15 @@ def wanted(task: str, date: str, *, undo: bool) -> Moment | None:
     """What --date of `task` means; None: --undo. UsageError unless it is one of them."""
     if undo == bool(date):
         raise UsageError("say either --date or --undo", f"fab {task} --date latest")
-    return None if undo else moment(date, now().astimezone())
+    return None if undo else moment(date, now().astimezone(MachineTimezone()))
 
 
 def who() -> str:
-    """Who acts, as journals and locks show it."""
+    """Who acts, as journals and locks show it: one line, whatever a CI job calls its people."""
+    return clean(_who(), 200)
+
+
+def _who() -> str:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         return (
             f"{os.environ.get('GITHUB_ACTOR', 'somebody')} (GitHub Actions run {os.environ.get('GITHUB_RUN_ID', '?')})"
@@ -70,7 +76,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(question, "nobody can answer here: say --yes")
-    print(f"{question}\nType yes to go on: ", end="", file=sys.stderr, flush=True)
+    prompt(f"{question}\nType yes to go on:")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise FailedError("not confirmed; nothing was changed")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import namespace
 from .report import pages
+from .report.safe import err
 
 REFERENCE = Path("docs/reference")
 
@@ -26,7 +27,7 @@ def main(arguments: list[str], folder: Path = REFERENCE) -> int:
         if "--write" in arguments:
             (folder / name).write_text(wanted()[name], encoding="utf-8")
         else:
-            print(f"{folder / name} is not what the tasks say: make docs", file=sys.stderr)
+            err(f"{folder / name} is not what the tasks say: make docs")
     return 1 if stale and "--write" not in arguments else 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .model.errors import FailedError, UsageError
 from .model.shell import Secret
+from .report.safe import clean
 
 LARGEST = 1024 * 1024
 """Bytes; what is larger is no file of variables."""
@@ -25,7 +26,7 @@ def asked(key: str) -> Secret:
     if sys.stdin.isatty():
         value = ""
         with suppress(EOFError):  # Ctrl-D
-            value = getpass.getpass(f"{key}: ")
+            value = getpass.getpass(f"{clean(key)}: ")
         if not value:
             raise UsageError(f"{key}: nothing was typed", f"printf '' | fab env.set {key} sets it to nothing")
         return Secret(value)

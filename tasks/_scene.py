@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ from .model.shell import Script
 from .remote import files, library, survey
 from .report.choose import reporters
 from .report.reporter import together
+from .report.safe import clean, out, out_json
 
 
 @contextmanager
@@ -79,7 +79,8 @@ class Scene:
             # A run whose operator is gone ends by itself; the server knows that later than this machine.
             if time.monotonic() >= (finishing if "finishing:" in holder or _is_dead(holder) else patience):
                 raise LockedError(
-                    f"{host} is locked by {holder}", "wait for it, or `--wait 10m`; it is free when that run ends"
+                    f"{host} is locked by {clean(holder)}",
+                    "wait for it, or `--wait 10m`; it is free when that run ends",
                 )
             if not said:
                 self.tell(Note(f"waiting for {holder}", host))
@@ -148,7 +149,7 @@ class Scene:
         """LockedError when frozen."""
         for host, facts in self.facts.items():
             if facts.freeze:
-                raise LockedError(f"{host} is frozen: {facts.freeze.strip()}", "`fab unfreeze` lifts it")
+                raise LockedError(f"{host} is frozen: {clean(facts.freeze.strip())}", "`fab unfreeze` lifts it")
 
     def fit(self) -> None:
         """PreflightError with everything that stands in the way, LockedError when frozen."""
@@ -157,7 +158,8 @@ class Scene:
         if problems:
             several = len(self.facts) > 1
             told = "\n".join(
-                f"  {host + ': ' if several else ''}{what}\n    -> {hint}" for host, what, hint in problems
+                f"  {host + ': ' if several else ''}{clean(what)}\n    -> {clean(hint)}"
+                for host, what, hint in problems
             )
             raise PreflightError(f"not fit for this; nothing was touched\n{told}")
 
@@ -203,7 +205,7 @@ def _is_dead(holder: str) -> bool:
 
 
 def _last_lines(log: tuple[str, ...]) -> str:
-    lines = [line for line in log if line.strip()][-5:]
+    lines = [clean(line) for line in log if line.strip()][-5:]
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -279,5 +281,5 @@ def show_plan(plan: Plan, *, json: bool) -> int:
     """What a dry run prints; 0."""
     from .report import paper
 
-    print(json_module.dumps(paper.to_json(plan)) if json else paper.to_text(plan))
+    out_json(paper.to_json(plan)) if json else out(paper.to_text(plan))
     return 0

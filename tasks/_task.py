@@ -14,6 +14,7 @@ from typing import Any
 import invoke
 
 from .model.errors import ReleasesError
+from .report.safe import clean, err
 
 REPORT = """
 This is a bug of fab-releases, not yours. Nothing above says what state the servers are in: `fab status` does.
@@ -100,9 +101,9 @@ def _wordless(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(message: str, hint: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    err(f"error: {message}")
     if hint:
-        print(f"\nhint: {hint}", file=sys.stderr)
+        err(f"\nhint: {hint}")
     raise invoke.Exit(code=code)
 
 
@@ -112,15 +113,14 @@ def report_bug() -> None:
 
     trace = traceback.TracebackException(*sys.exc_info())
     lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in trace.stack[-8:]]
-    lines.append(f"  {trace.exc_type.__name__ if trace.exc_type else ''}: {str(trace)[:300]}")
-    print(
+    lines.append(f"  {trace.exc_type.__name__ if trace.exc_type else ''}: {clean(str(trace), 300)}")
+    err(
         REPORT.format(
             version=__version__,
             python=platform.python_version(),
             system=platform.system(),
-            command=" ".join(sys.argv[1:3]),
+            command=clean(" ".join(sys.argv[1:3])),
             trace="\n".join(lines),
-        ),
-        file=sys.stderr,
+        )
     )
     raise invoke.Exit(code=70)

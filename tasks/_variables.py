@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from .model.event import Event, Note, PlanFinished
 from .model.plan import Phase, Plan, Step
 from .model.shell import Script
 from .remote import env, services, variables
+from .report.safe import clean, err
 
 HIDDEN = "(what may be part of a value)"
 OLD_VALUES = "what runs keeps the old values until the next deploy; `fab deploy --force` is one"
@@ -211,4 +211,4 @@ def _indented(lines: Sequence[str]) -> str:
 
 def _murmur(event: Event) -> None:
     if isinstance(event, Note):
-        print(f"{event.host + ': ' if event.host else ''}{event.text}", file=sys.stderr)
+        err(clean(f"{event.host + ': ' if event.host else ''}{event.text}"))

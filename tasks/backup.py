@@ -24,6 +24,7 @@ from .plans import restore as restoring
 from .remote import archive as archives
 from .remote import backup as saving
 from .remote import retention
+from .report.safe import clean, out, out_json
 
 HOURS = 6 * 3600
 """Seconds a dump or a restore may take."""
@@ -58,11 +59,11 @@ def backups(context: invoke.Context, stage: str = "", json: bool = False) -> Non
         archive = archives.parse(facts)
         if json:
             told = page.to_json(saved, facts, standing, fates)
-            print(json_module.dumps(told | ({"archive": archive_page.to_json(archive)} if archive else {})))
+            out_json(told | ({"archive": archive_page.to_json(archive)} if archive else {}))
         else:
-            print(page.to_text(saved, facts, now(), strong(), standing, fates).rstrip("\n"))
+            out(page.to_text(saved, facts, now(), strong(), standing, fates).rstrip("\n"), styled=True)
             if archive:
-                print(archive_page.to_text(archive, now(), strong()))
+                out(archive_page.to_text(archive, now(), strong()), styled=True)
 
 
 @task(
@@ -117,7 +118,7 @@ def _settled(at: Scene) -> str:
 
 
 def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> tuple[Plan, str]:
-    kept = facts.get("kept")
+    kept = clean(facts.get("kept", ""))
     if not kept:
         raise PreflightError("no restore has kept a database", "fab backups")
     confirm(f"Swap back {kept}? What is live now is kept in turn; what a deploy migrated since is migrated.", yes=yes)
@@ -174,7 +175,7 @@ def _to_migrate(chosen: Saved, found: Mapping[str, Any]) -> list[str]:
     """The migrations to run after the restore. PreflightError where the live release is older than the backup."""
     if found["ahead"]:
         raise PreflightError(
-            f"{chosen.name} has {', '.join(found['ahead'])}, which the live release does not know",
+            f"{chosen.name} has {clean(', '.join(found['ahead']))}, which the live release does not know",
             f"deploy a release that does first (it was taken by {chosen.release}), or restore it with --to-scratch",
         )
     return list(found["missing"])
@@ -182,13 +183,13 @@ def _to_migrate(chosen: Saved, found: Mapping[str, Any]) -> list[str]:
 
 def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> str:
     rows = found["newer_rows"]
-    lines = [f"Restore {chosen.name}? The live database is kept, and `fab restore-db --undo` brings it back."]
-    lines += [f"  {table}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
+    lines = [f"Restore {clean(chosen.name)}? The live database is kept, and `fab restore-db --undo` brings it back."]
+    lines += [f"  {clean(table)}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
     lines += [f"  ... and {len(rows) - 20} more tables"] if len(rows) > 20 else []
     lines += ["  every table has as many rows as the backup"] if not rows else []
-    lines += [f"  for want of rights it will lack: {one}" for one in found.get("not_carried", ())]
+    lines += [f"  for want of rights it will lack: {clean(one)}" for one in found.get("not_carried", ())]
     if missing:
-        lines.append(f"  it is older than the live release: {', '.join(missing)} will be migrated right after")
+        lines.append(f"  it is older than the live release: {clean(', '.join(missing))} will be migrated right after")
     return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import socket
 import sys
 import time
@@ -19,6 +18,7 @@ from .model.config import Host, Stage
 from .model.errors import ReleasesError
 from .model.finding import Finding, bad, ok
 from .remote import doctor
+from .report.safe import out, out_json
 
 PATIENCE = 3
 """Seconds for a port to answer from here."""
@@ -49,9 +49,9 @@ def check(context: invoke.Context, stage: str = "", ref: str = "", json: bool = 
         for session in opened:
             session.close()
     if json:
-        print(json_module.dumps(findings.to_json(found, here.name)))
+        out_json(findings.to_json(found, here.name))
     else:
-        print(findings.to_text(found, aligned=sys.stdout.isatty(), strong=strong()), end="")
+        out(findings.to_text(found, aligned=sys.stdout.isatty(), strong=strong()).rstrip("\n"), styled=True)
     return 4 if findings.bad(found) else 0
 
 

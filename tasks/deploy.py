@@ -24,6 +24,7 @@ from .plans import rollback as rolling_back
 from .plans import rolling
 from .remote import django, operate, sandbox, source
 from .remote import release as releases
+from .report.safe import clean
 
 
 @task(help={"ref": "branch, tag or commit (default: the stage's branch)"})
@@ -230,7 +231,10 @@ def _database_question(
         )
     if not ahead:
         return "code-only"
-    confirm(f"Reverse {len(ahead)} migration(s) first: {', '.join(ahead)}. Columns and tables they added go.", yes=yes)
+    confirm(
+        f"Reverse {len(ahead)} migration(s) first: {clean(', '.join(ahead))}. Columns and tables they added go.",
+        yes=yes,
+    )
     return "reverse"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -32,6 +31,7 @@ from .model.config import Stage
 from .model.errors import FailedError, UsageError
 from .model.event import Note
 from .remote import env, variables
+from .report.safe import clean, err, out, out_bytes, out_json, prompt
 
 RESTART = {"restart": "build what is live again, so that it runs with the new values; if it is not well, both go back"}
 FILE = "the file (default: what [environment] source prints)"
@@ -113,12 +113,11 @@ def pull(context: invoke.Context, to: str = "", stage: str = "", force: bool = F
     if content is None:
         raise FailedError(f"there is no {_place(here)}", "`fab env.push FILE` puts one there")
     if to in ("", "-"):
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
+        out_bytes(content)
         return
     private.write(Path(to), content, force=force)
     if private.git_would_take(Path(to)):
-        print(f"warning: git does not ignore {to}: a commit could take it along", file=sys.stderr)
+        err(f"warning: git does not ignore {to}: a commit could take it along")
 
 
 @task(help={"file": FILE}, secret=True)
@@ -221,7 +220,7 @@ def _edited(stage: Stage, before: bytes) -> bytes:
             try:
                 values(stage, after, name)
             except FailedError as problem:
-                if not _again(f"{problem.message}\nEdit it again? (yes, or no to change nothing): "):
+                if not _again(f"{problem.message}\nEdit it again? (yes, or no to change nothing):"):
                     raise FailedError(f"{problem.message}; nothing was changed", problem.hint) from None
             else:
                 return after
@@ -230,7 +229,7 @@ def _edited(stage: Stage, before: bytes) -> bytes:
 def _again(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
-    print(question, end="", file=sys.stderr, flush=True)
+    prompt(question)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -262,13 +261,11 @@ def _differences(stage: Stage, found: Live, given: bytes | None) -> dict[str, ob
 
 
 def _print_json(stage: Stage, hosts: Mapping[str, object], **more: str) -> None:
-    print(json_module.dumps({"stage": stage.name, "file": _place(stage), **more, "hosts": hosts}))
+    out_json({"stage": stage.name, "file": _place(stage), **more, "hosts": hosts})
 
 
 def _report(host: str, lines: list[str]) -> None:
-    print(host)
-    for line in lines:
-        print(f"  {line}")
+    out("\n".join([clean(host), *(f"  {clean(line)}" for line in lines)]))
 
 
 TASKS = ("set_key", "unset_key", "push", "pull", "diff", "edit", "versions", "restore")

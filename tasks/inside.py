@@ -12,6 +12,7 @@ from ._operator import chosen, load_stage
 from ._task import task
 from .model.config import Host, Stage
 from .model.errors import FailedError, UsageError
+from .report.safe import Readable
 
 
 @task(help={"command": 'what manage.py should do, as "createsuperuser" or "shell"'}, positional=["command"])
@@ -60,11 +61,16 @@ def _over_ssh(host: Host, command: str, identity: str) -> int:
 
     target = Target(host.name, host.address, host.port, host.user, host.host_key, host.identity or identity)
     connection = connect(target)
+    here = sys.stdin.isatty()
+    # With a terminal at both ends it is a session, as ssh's: what runs there has the screen to itself.
+    streams = {} if here else {"out_stream": Readable(sys.stdout), "err_stream": Readable(sys.stderr)}
     try:
-        here = sys.stdin.isatty()
-        done = connection.run(f"bash -c {shlex.quote(command)}", pty=here, warn=True, in_stream=None if here else False)
+        said = f"bash -c {shlex.quote(command)}"
+        done = connection.run(said, pty=here, warn=True, in_stream=None if here else False, **streams)
     finally:
         connection.close()
+        for stream in streams.values():
+            stream.end()
     if done.exited == -1:
         raise FailedError(f"{host.name}: the connection was lost; whether the command ended is unknown")
     return int(done.exited)

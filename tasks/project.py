@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import invoke
 from ._operator import chosen, load_stage
 from ._task import task
 from .model.errors import UsageError
+from .report.safe import err, out, out_json
 
 
 @task(help={"ci": "also write a workflow: github or gitlab"})
@@ -25,14 +24,12 @@ def init(context: invoke.Context, ci: str = "") -> None:
     found = discover(Path())
     written, kept = write(Path(), files(found, ci))  # type: ignore[arg-type]
     for path in written:
-        print(f"written  {path}")
+        out(f"written  {path}")
     for path in kept:
-        print(f"kept     {path} (it was there already)")
+        out(f"kept     {path} (it was there already)")
     for note in found.notes:
-        print(f"note     {note}", file=sys.stderr)
-    print(
-        "\nNext: read releases.toml, commit, then `fab deploy` puts that commit live on this machine (stage sandbox)."
-    )
+        err(f"note     {note}")
+    out("\nNext: read releases.toml, commit, then `fab deploy` puts that commit live on this machine (stage sandbox).")
 
 
 @task(help={"key": "as health.path"}, positional=["key"])
@@ -40,13 +37,13 @@ def explain(context: invoke.Context, key: str) -> None:
     """Explain a key of releases.toml."""
     from .config import reference
 
-    print(reference.explain(key))
+    out(reference.explain(key))
 
 
 @task()
 def config(context: invoke.Context, stage: str = "") -> None:
     """Show a stage as it will be used, with every default filled in."""
-    print(json.dumps(asdict(load_stage(stage)), indent=2, default=str))
+    out_json(asdict(load_stage(stage)), indent=2)
 
 
 @task(help={"to": "folder to write them into"})
@@ -64,7 +61,7 @@ def files(context: invoke.Context, to: str, stage: str = "") -> None:
             place = folder / path.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text)
-            print(place)
+            out(str(place))
 
 
 TASKS = ("init", "config", "explain", "files")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +24,7 @@ from .plans import provision as provisioning
 from .remote import machine
 from .remote.machine import backups, proof, stores, web
 from .remote.machine.things import looks, parse
+from .report.safe import out, out_json
 
 Found = Mapping[str, Mapping[str, str]]
 
@@ -180,9 +180,9 @@ def _show(differs: Mapping[str, tuple[Drift, ...]], *, json: bool) -> int:
 
     count = sum(len(one) for one in differs.values())
     if json:
-        print(json_module.dumps(page.to_json(differs)))
+        out_json(page.to_json(differs))
     else:
-        print(f"{page.to_text(differs)}\n{page.MEANING}" if count else "every host is as releases.toml says")
+        out(f"{page.to_text(differs)}\n{page.MEANING}" if count else "every host is as releases.toml says")
     return 1 if count else 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +18,7 @@ from .model.release import valid_id
 from .model.shell import Script, script
 from .model.standing import Standing
 from .remote import backup, operate, roles, survey
+from .report.safe import out, out_json
 
 
 @task()
@@ -92,10 +91,10 @@ def logs(context: invoke.Context, stage: str = "", service: str = "", lines: int
 
             def hear(heard: Mark | str) -> None:
                 if isinstance(heard, str):
-                    print(f"{tag}{heard}", flush=True)
+                    out(f"{tag}{heard}")
 
             text = operate.logs(service, lines, follow=follow).text()
-            return session.run(text, hear, timeout=10**7 if follow else 60)
+            return session.run(text, hear, timeout=10**7 if follow else 60, patient=True)
 
         def stop() -> None:
             for session in at.sessions.values():
@@ -173,10 +172,9 @@ def _mutate(context: invoke.Context, stage: str, what: str, said: Script, done: 
 
 def _print(what: Any) -> None:
     if isinstance(what, str):
-        print(what.rstrip("\n"))
+        out(what.rstrip("\n"), styled=True)
     else:
-        json_module.dump(what, sys.stdout)
-        print()
+        out_json(what)
 
 
 TASKS = (

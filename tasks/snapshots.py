@@ -28,6 +28,7 @@ from .remote.machine import stores
 from .remote.machine.things import parse
 from .remote.snapshots import Media, Piece
 from .report import words
+from .report.safe import clean
 
 HOURS = 12 * 3600
 """Seconds fetching may take."""
@@ -175,7 +176,7 @@ def _media_kept(at: Scene, media: Media, *, yes: bool) -> tuple[Media, str]:
     if not kept:
         raise PreflightError("no restore has kept any folder", "fab restore-media --date latest")
     folders, until = tuple(kept["folders"]), f"{words.moment(kept['until']):%Y-%m-%d %H:%M:%S} UTC"
-    confirm(f"Go back to {', '.join(folders)} as live until {until}? What is live now is kept in turn.", yes=yes)
+    confirm(f"Go back to {clean(', '.join(folders))} as live until {until}? What is live now is kept in turn.", yes=yes)
     return Media(media.stage, media.run, media.now, folders), f"{', '.join(folders)} as live until {until}"
 
 

@@ -563,7 +563,7 @@ def test_a_line_of_plain_output_says_everything_by_itself() -> None:
     assert findings.to_text(FOUND, aligned=False).splitlines() == [
         "web1 ok disk: 20 GB free",
         "web1 look clock: 5 s behind yours -> timedatectl set-ntp true",
-        "web2 bad ssh: no connection -> is it up?",
+        r"web2 bad ssh: no connection\x1b[31m -> is it up?",
         "not ready to deploy: 1 thing bad, 1 to look at",
     ]
 

@@ -1,21 +1,31 @@
-"""Whatever a person types is refused or carried as text: no word of theirs is ever run."""
+"""Whatever a person types is refused or carried as text, never run; whatever a server says is shown, never obeyed."""
 
 from __future__ import annotations
 
+import ast
 import html
+import io
+import json
 import os
+import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import invoke
 import pytest
+from rich.console import Console as Terminal
 
+from tasks import _operator
 from tasks.config.load import load, stage
-from tasks.model.errors import UsageError
+from tasks.model.errors import HostLost, UsageError
+from tasks.model.shell import script
 from tasks.remote import operate
 from tasks.remote.files import server_files
+from tasks.report import safe
 from tests.local_hosts import Library, open_library
 
 ROOT = Path(__file__).parent.parent
@@ -156,6 +166,23 @@ def test_a_service_is_only_ever_looked_up(at: Library, word: str) -> None:
     assert not (at.folder / "MARK").exists()
 
 
+PROBE = """import json, os, sys
+from pathlib import Path
+seen = [path.read_bytes().decode() for path in Path("/proc").glob("[0-9]*/cmdline")]
+is_seen = any("canary-of-a-header" in one for one in seen)
+print(json.dumps({"asked": json.loads(sys.stdin.read())["url"], "seen": is_seen}))
+"""
+
+
+def test_a_header_of_the_health_check_is_in_no_process_list(at: Library) -> None:
+    path = at.folder / "releases" / "20261122-101530-9f3c2ab" / ".release" / "probe.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(PROBE)
+    asked = json.dumps({"url": "http://x/", "headers": {"Authorization": "canary-of-a-header"}})
+    told = at.ok(script(("probe", "20261122-101530-9f3c2ab", asked)).text())["probe"]
+    assert json.loads(told) == {"asked": "http://x/", "seen": False}
+
+
 @pytest.mark.parametrize("word", WORDS, ids=ascii)
 def test_who_and_why_reach_the_journal_as_text(at: Library, word: str) -> None:
     from tasks.model.release import JournalEntry
@@ -166,3 +193,250 @@ def test_who_and_why_reach_the_journal_as_text(at: Library, word: str) -> None:
     last = (at.folder / ".releases" / "journal.jsonl").read_text().splitlines()[-1]
     assert JournalEntry.from_json(last).event == "live"
     assert not (at.folder / "MARK").exists()
+
+
+# ---- what servers, databases, logs and visitors say -----------------------------------------------------------------
+
+SAID = {
+    "a clipboard written by OSC 52": "\x1b]52;c;cm0gLXJmIC8=\x07",
+    "a screen wiped": "\x1b[2J\x1b[Hok",
+    "a window title": "\x1b]0;title\x1b\\",
+    "hidden text": "\x1b[8mhidden\x1b[0m",
+    "an eight-bit escape": "\x9b2J\x9d0;title\x9c",
+    "a line overwritten": "failed\rok    ",
+    "backspaces": "bad\x08\x08\x08ok",
+    "a bell and a null": "\x07\x00",
+    "delete": "a\x7fb",
+    "a direction turned": "\u202egnp.exe\u2066x\u200f",
+    "letters nobody sees": "a\u200bb\ufeffc\u00adrm\U000e0041",
+    "line separators": "a\u2028b\u2029c\x85d\x0be\x0cf",
+    "half a surrogate": "\udc9b2J",
+    "a GitHub command": "::error title=forged::x",
+    "an indented GitHub command": " \t::set-output name=release::evil",
+    "a GitHub command behind another space": "\u3000::stop-commands::x",
+    "an old GitHub command": "x ##[add-mask]e",
+    "a GitLab section": "section_start:1700000000:x[collapsed=true]\r\x1b[0Khidden",
+    "markup of rich": "[red]x[/red] [link=http://evil]y[/link] [/]",
+    "HTML and Markdown": "<script>alert(1)</script> ![x](http://evil) | a | `b` # c",
+    "the end of a fence": "````",
+}
+
+
+def outputs(said: str) -> Iterator[tuple[str, str]]:
+    """(where, what is written there) with somebody else's text in every place where it may stand."""
+    from datetime import UTC, datetime
+
+    from tasks.model.event import (
+        HostDown,
+        Note,
+        PhaseStarted,
+        PlanFinished,
+        PlanStarted,
+        Said,
+        StepFinished,
+        StepStarted,
+        UndoStarted,
+    )
+    from tasks.model.facts import HostFacts, RoleState
+    from tasks.model.finding import bad
+    from tasks.model.plan import Phase, Plan, Step
+    from tasks.model.release import JournalEntry, Release
+    from tasks.model.shell import script
+    from tasks.report import findings, github, gitlab, paper, tables
+    from tasks.report.console import Console
+    from tasks.report.jsonl import Jsonl
+    from tasks.report.plain import Plain
+
+    step = Step("switch", said, script(("echo", said.replace("\0", ""))))
+    plan = Plan("deploy", "production", ("web1",), (Phase("switch", said, {"web1": (step,)}),), said, said)
+    events = [
+        PlanStarted(plan),
+        PhaseStarted("switch", said, ("web1",)),
+        StepStarted("switch", "switch", said, "web1"),
+        Said("web1", "switch", said),
+        Note(said, "web1", warning=True),
+        StepFinished("switch", "switch", said, "web1", False, 2.0, (said, f"x{said}")),
+        UndoStarted(said, ("web1",)),
+        HostDown("web1", said),
+        PlanFinished(plan, 1, said, 1.0, said, {"web1": {"previous": said, "sha": said}}, {"web1": said}),
+    ]
+    for name, sections in (("plain", None), ("github log", github.SECTIONS), ("gitlab log", gitlab.sections())):
+        stream = io.StringIO()
+        plain = Plain(stream, sections) if sections else Plain(stream)
+        for event in events:
+            plain(event)
+            plain.still()
+        plain.close()
+        text = re.sub(r"\x1b\[0Ksection_(start|end):\d+:(switch|undo)\r\x1b\[0K", "", stream.getvalue())
+        yield name, re.sub(r"(?m)^::(group::.*|endgroup::)$", "", text)
+    stream = io.StringIO()
+    console = Console(Terminal(file=stream, force_terminal=True, width=200, color_system=None, highlight=False))
+    for event in events:
+        console(event)
+    console.close()
+    yield "terminal", re.sub(r"\x1b\[(\?25[lh]|\d*[AK]|2K)|\r", "", stream.getvalue())
+    stream = io.StringIO()
+    lines = Jsonl(stream)
+    for event in events:
+        lines(event)
+    yield "json", stream.getvalue()
+    assert all(json.loads(line) for line in stream.getvalue().splitlines())
+    yield "annotation", github.error(events[-1]).removeprefix("::error title=deploy production failed::")  # type: ignore[arg-type]
+    yield "summary", github.summary(events[-1], [events[5]])  # type: ignore[arg-type, list-item]
+    yield "plan", paper.to_text(plan)
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    release = Release("20261122-101530-9f3c2ab", said, said, by=said)
+    facts = HostFacts(
+        host="web1",
+        current=said,
+        releases=(release,),
+        lock=said,
+        freeze=said,
+        units={said: said},
+        problems=((said, said),),
+        leftovers=(said,),
+        journal=(JournalEntry(seq=1, at="", event=said, release=said, previous=said, by=said, note=said),),
+    )
+    beside = tables.Beside((RoleState("db1", "postgresql", said, False),), {"web2": said})
+    yield "status", tables.status((facts,), now, beside=beside)
+    yield "releases", tables.releases((facts,), now)
+    yield "history", tables.history((facts,), now)
+    yield "check", findings.to_text({"web1": (bad(said, said, said),)}, aligned=True)
+
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def is_harmless(where: str, text: str) -> None:
+    steering = [
+        one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp") and one not in "\n\t"
+    ]
+    assert steering == [], where
+    if "github" in where:
+        assert not re.search(r"(?m)^\s*::|##\[", text), where
+    assert not (where == "json" and "##[" in text)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_server_says_steers_no_terminal_and_no_runner(name: str) -> None:
+    seen = dict(outputs(SAID[name]))
+    for where, text in seen.items():
+        is_harmless(where, text)
+    prose = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", seen["summary"])
+    assert not re.search(r"(?<!\\)[<!`]", prose), prose
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_server_says_is_harmless_in_errors_questions_and_lists(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks._task import fail, guarded
+
+    said = SAID[name]
+
+    def broken() -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_ACTOR", said.replace("\0", ""))
+    monkeypatch.setattr(sys, "argv", ["fab", said, said])
+    with pytest.raises(invoke.Exit):
+        fail(f"web1: {said}\n  {said}", said, 1)
+    with pytest.raises(invoke.Exit):
+        guarded(broken)
+    safe.out(f"{said}\n{said}")
+    safe.out(said, styled=True)
+    safe.prompt(said)
+    safe.out_json({said: said})
+    stream = safe.Readable(sys.stdout)
+    for piece in (said[:1], said[1:], "\n", said):
+        stream.write(piece)
+    stream.end()
+    heard = capsys.readouterr()
+    is_harmless("github", heard.out + heard.err)
+    assert _operator.who() == safe.clean(_operator.who())
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_visitors_words_in_a_log_are_only_shown(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`fab logs --service nginx` shows Referer headers of whoever came by."""
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from tasks import show
+    from tests.said import session_that_says
+
+    session = session_that_says("web1", [f'"GET / HTTP/1.1" 200 "{SAID[name]}"'.encode(errors="surrogateescape")])
+    at = SimpleNamespace(sessions={"web1": session})
+
+    @contextmanager
+    def quiet(*_: object) -> Iterator[object]:
+        yield at
+
+    monkeypatch.setattr(show, "_quiet", quiet)
+    show.logs.body(invoke.Context(), service="nginx")
+    heard = capsys.readouterr()
+    assert "GET /" in heard.out
+    is_harmless("logs", heard.out + heard.err)
+
+
+def test_a_stranger_that_answers_instead_of_a_server_is_quoted_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
+    from tasks._task import fail
+    from tests.said import session_that_says
+
+    with pytest.raises(HostLost) as refused:
+        session_that_says("web1", [b"\x1b]52;c;eA==\x07", b"::error::x"], hello=False).hello()
+    with pytest.raises(invoke.Exit):
+        fail(refused.value.message, refused.value.hint, 1)
+    is_harmless("github", capsys.readouterr().err)
+
+
+def test_every_character_that_steers_is_shown() -> None:
+    for code in range(0x110000):
+        one = chr(code)
+        if unicodedata.category(one) in STEERING and one not in "\n\t":
+            assert safe.block(one).isprintable(), hex(code)
+            assert safe.clean(one).isprintable(), hex(code)
+    for plain in ("héllo wörld", "日本語", "العربية", "👍", "a\tb\nc", "→ ✓ ✗ …", r"C:\x1b"):
+        assert safe.block(plain) == plain
+
+
+FORBIDDEN = "text leaves by tasks/report/safe.py alone"
+TALKS = {"print", "input", "pprint", "breakpoint"}
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+SAFE = ROOT / "tasks" / "report" / "safe.py"
+MODULES = [path for path in sorted((ROOT / "tasks").rglob("*.py")) if "server" not in path.parts and path != SAFE]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_leaves_by_one_way(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    harmless: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {FORBIDDEN}"
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
+            assert last not in TALKS, where
+            assert name not in ("os.write", "warnings.warn", "traceback.print_exc", "click.echo"), where
+            assert last not in ("Exit", "SystemExit", "exit") or not _speaks(node), where
+            if name in ("sys.stdout.isatty", "sys.stderr.isatty", "Readable") or last in ("Plain", "Jsonl", "Summary"):
+                harmless.update(ast.walk(node))
+            if last in ("Text", "Terminal") or name.startswith("rich."):
+                assert path.name == "console.py", where
+        if isinstance(node, ast.Attribute) and node.attr in STREAMS and ast.unparse(node.value) == "sys":
+            assert node in harmless, where
+        if isinstance(node, ast.ImportFrom):
+            names = {one.name for one in node.names}
+            assert node.module not in ("rich", "rich.text"), where
+            assert node.module != "sys" or not names & STREAMS, where
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logging."):
+            assert node.func.attr in ("getLogger", "addHandler", "NullHandler"), where  # type: ignore[attr-defined]
+
+
+def _speaks(call: ast.Call) -> bool:
+    """Whether Python or Invoke would print what it is given."""
+    given = [*call.args, *(one.value for one in call.keywords if one.arg == "message")]
+    return any(isinstance(one, ast.JoinedStr) or (isinstance(one, ast.Constant) and one.value) for one in given)

@@ -195,6 +195,27 @@ def test_an_address_is_never_a_command(at: Library, tmp_path: Path, url: str) ->
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "asked", ["https://git.example.com/a.git", "git@git.example.com:a.git", "http://127.0.0.1:1/a"]
+)
+@pytest.mark.parametrize("way", ["http://127.0.0.1:1/b", "git://127.0.0.1:1/b", "file:///srv/git/b", "/srv/git/b"])
+def test_git_goes_no_way_that_the_configured_address_does_not_go(at: Library, asked: str, way: str) -> None:
+    result = at.session.run(say("ways_of", asked) + say("git_safely", 5, "ls-remote", way))
+    is_asked_for = asked.partition(":")[0] == way.partition(":")[0]
+    assert any("not allowed" in line for line in result.log) is not is_asked_for
+    if not is_asked_for:
+        assert "is not safe" in at.refused(say("ways_of", asked) + say("refuse_way_of", way))
+
+
+def test_a_submodule_fetched_by_http_is_refused_by_name(at: Library, origin: Path, tmp_path: Path) -> None:
+    commit(tmp_path / "library", {"code.py": "of a submodule"})
+    git(origin, "submodule", "add", "-q", str(tmp_path / "library"), "vendor/library")
+    git(origin, "config", "-f", ".gitmodules", "submodule.vendor/library.url", "http://127.0.0.1:1/library")
+    sha = commit(origin, {})
+    at.ok(say("fetch", origin, sha))
+    assert "http://127.0.0.1:1/library is fetched by http" in at.refused(say("checkout", IDS[0], origin, sha, ""))
+
+
 def test_a_checkout_is_the_commit_and_nothing_else(at: Library, origin: Path) -> None:
     (origin / "link").symlink_to("manage.py")
     (origin / "run.sh").chmod(0o755)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -9,8 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from tasks._operator import wanted
+from tasks._timezone import MachineTimezone
 from tasks.model.backup import Saved
 from tasks.model.errors import UsageError
 from tasks.model.moment import age, at_or_before, moment
@@ -46,12 +51,90 @@ def test_the_future_is_restored(said: str) -> None:
         moment(said, NOW)
 
 
-@pytest.mark.parametrize("said", ["2026-10-25 02:30", "2026-03-29 02:30"])
-def test_an_hour_that_exists_twice_or_never_is_guessed(said: str) -> None:
-    """Clocks went back on 25 October and forward on 29 March."""
-    with pytest.raises(UsageError, match="twice or not at all"):
+def test_an_hour_that_exists_twice_is_refused_with_both() -> None:
+    """Clocks went back on 25 October."""
+    with pytest.raises(UsageError, match=r"exists twice.*2026-10-25 00:30 UTC or 2026-10-25 01:30 UTC") as refused:
+        moment("2026-10-25 02:30", NOW)
+    for said in ("2026-10-25T02:30+02:00", "2026-10-25T02:30+01:00"):
+        assert said in refused.value.hint
         moment(said, NOW)
-    assert moment(said + "+01:00", NOW).at.utcoffset() == timedelta(hours=1)
+
+
+def test_an_hour_that_never_was_is_refused() -> None:
+    """Clocks went forward on 29 March."""
+    with pytest.raises(UsageError, match="does not exist") as refused:
+        moment("2026-03-29 02:30", NOW)
+    assert "2026-03-29T02:30+01:00 is 2026-03-29 01:30 UTC" in refused.value.hint
+    assert moment("2026-03-29T02:30+01:00", NOW).at.utcoffset() == timedelta(hours=1)
+
+
+def test_hours_ago_are_hours_though_clocks_were_put_back_meanwhile() -> None:
+    morning = datetime(2026, 10, 25, 4, 0, tzinfo=BERLIN)
+    assert moment("-2h", morning).at == datetime(2026, 10, 25, 1, 0, tzinfo=UTC)
+    second = datetime(2026, 10, 25, 2, 10, tzinfo=BERLIN, fold=1)
+    assert moment("2026-10-25T02:40+02:00", second).at == datetime(2026, 10, 25, 0, 40, tzinfo=UTC)
+
+
+DESKS = [
+    ("Europe/Berlin", "2026-07-01 14:35", "2026-07-01T12:35"),
+    ("Europe/Berlin", "2026-02-01 14:35", "2026-02-01T13:35"),
+    ("CET-1CEST,M3.5.0,M10.5.0/3", "2026-07-01 14:35", "2026-07-01T12:35"),
+    ("Australia/Lord_Howe", "2026-07-01 14:35", "2026-07-01T04:05"),
+    ("Europe/Dublin", "2026-07-01", "2026-07-01T22:59"),
+    ("America/Scoresbysund", "2026-03-28", "2026-03-29T00:59"),
+    ("Atlantic/Azores", "2026-10-25 00:30", "twice: clocks were put back then, and it is 2026-10-25 00:30 UTC or"),
+    ("Europe/Berlin", "2026-10-25 02:30", "twice: clocks were put back then, and it is 2026-10-25 00:30 UTC or"),
+    ("Europe/Berlin", "2026-03-29 02:30", "does not exist"),
+    ("", "2026-07-01 14:35", "2026-07-01T14:35"),
+    ("Europe/Berlin", "0001-01-01", "0001-01-01T23:06"),
+]
+TODAYS = [datetime(2026, 11, 28, 12, tzinfo=UTC), datetime(2027, 7, 28, 12, tzinfo=UTC)]
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    def be_in(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield be_in
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("today", TODAYS, ids=["in winter", "in summer"])
+@pytest.mark.parametrize(("zone", "said", "meant"), DESKS, ids=[f"{zone} {said}" for zone, said, _ in DESKS])
+def test_a_time_typed_in_winter_means_what_clocks_said_in_summer(
+    desk: Callable[[str], None], mocker: MockerFixture, zone: str, said: str, meant: str, today: datetime
+) -> None:
+    desk(zone)
+    mocker.patch("tasks._operator.now", return_value=today)
+    if meant[0].isdigit():
+        found = wanted("restore-db", said, undo=False)
+        assert found
+        assert found.at.astimezone(UTC).isoformat().startswith(meant)
+    else:
+        with pytest.raises(UsageError, match=meant):
+            wanted("restore-db", said, undo=False)
+
+
+ZONES = st.sampled_from(["Europe/Berlin", "Atlantic/Azores"])
+
+
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2030, 12, 31)), ZONES)
+def test_the_machines_zone_is_the_one_it_is_said_to_be(at: datetime, zone: str) -> None:
+    os.environ["TZ"], kept = zone, os.environ.get("TZ")
+    time.tzset()
+    try:
+        instant = at.replace(tzinfo=UTC)
+        ours, right = instant.astimezone(MachineTimezone()), instant.astimezone(ZoneInfo(zone))
+        assert (ours.isoformat(), ours.fold) == (right.isoformat(), right.fold)
+        assert ours.astimezone(UTC) == instant
+    finally:
+        del os.environ["TZ"]
+        if kept is not None:
+            os.environ["TZ"] = kept
+        time.tzset()
 
 
 @given(st.text(max_size=20))

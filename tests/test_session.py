@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from tasks.engine.bounded import HALF_LINE
 from tasks.engine.local import LocalChannel, open_local
 from tasks.engine.session import Mark, Result, Session, parse
 from tasks.model.errors import HostLost
 from tests.local_hosts import make_stage, open_host, opening_for, process_of, processes_in
 
+ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0
 
 
@@ -100,16 +103,82 @@ def test_a_mistake_in_the_middle_ends_the_script(session: Session, line: str) ->
     assert "went on" not in result.log
 
 
-def test_five_megabytes_of_output_arrive_whole(session: Session) -> None:
-    result = session.run("seq -f %099.0f 1 50000\nfact the end")
+def test_five_megabytes_are_heard_whole_and_of_them_head_and_tail_are_kept(session: Session) -> None:
+    heard: list[Mark | str] = []
+    result = session.run("seq -f %099.0f 1 50000\nfact the end", heard.append, patient=True)
     assert result.facts() == {"the": "end"}
-    assert len(result.log) == 50_000
+    assert [one for one in heard if isinstance(one, str)] == [f"{number:099}" for number in range(1, 50_001)]
+    assert result.log[0] == f"{1:099}"
     assert result.log[-1] == f"{50_000:099}"
+    (between,) = [line for line in result.log if "left out" in line]
+    assert between == f"[... {50_000 - (len(result.log) - 1):,} lines left out ...]"
 
 
-def test_one_line_of_five_megabytes_arrives_whole(session: Session) -> None:
-    (line,) = session.run("head -c 5000000 /dev/zero | tr '\\0' x\n").log
-    assert len(line) == 5_000_000
+def test_of_a_line_without_an_end_head_and_tail_are_kept_and_the_mark_behind_it_is_found(session: Session) -> None:
+    result = session.run("printf head; head -c 5000000 /dev/zero | tr '\\0' x; printf tail; fact after it")
+    assert result.facts() == {"after": "it"}
+    (line,) = result.log
+    assert len(line) < 100_000
+    assert line.startswith("headxxx")
+    assert line.endswith("xxxtail")
+    assert f"[... {5_000_008 - 2 * HALF_LINE:,} bytes left out ...]" in line
+
+
+@pytest.mark.parametrize("size", [1, 17, 4096, 65536])
+def test_no_mark_is_lost_in_a_line_without_an_end(size: int) -> None:
+    for length in (0, 1, HALF_LINE - 3, 8 * HALF_LINE - 9, 20 * HALF_LINE):
+        said = b"x" * length + b"\x1eNONCE\tfact\ta\tb\n\x1eNONCE\texit\t0\t1\n"
+        found = list(parse("NONCE", iter([said[start : start + size] for start in range(0, len(said), size)])))
+        assert found[-2:] == [Mark("fact", ("a", "b")), Mark("exit", ("0", "1"))]
+
+
+def test_what_is_told_is_never_cut_in_silence(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.engine.session.MOST_TOLD", 1000)
+    for script in ('for i in $(seq 100); do fact "n$i" value; done', "fact large $(seq 1000 | tr -d '\\n')"):
+        result = session.run(script)
+        assert not result.ok
+        assert "nothing is decided on half of it" in result.error[0]
+    assert session.run("fact still here").facts() == {"still": "here"}
+
+
+def test_a_server_that_never_stops_talking_is_stopped_in_time(session: Session) -> None:
+    started = time.monotonic()
+    result = session.run("yes", timeout=2)
+    assert not result.ok
+    assert result.error[0] == "not done after 2 s"
+    assert time.monotonic() - started < PATIENCE
+    assert session.run("fact still here").facts() == {"still": "here"}
+
+
+FLOOD = """
+import resource, sys
+from pathlib import Path
+from tests.test_session import open_host
+from tasks.engine.execute import ask
+session = open_host(Path(sys.argv[1]))
+session.run("fact ready yes")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = session.run(sys.argv[2] + "\\nfact the end", timeout=120)
+assert result.ok and result.facts() == {"the": "end"}, result.error
+session.close()
+print("GREW", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "seq -f %059.0f 1 1000000",
+        "head -c 60000000 /dev/zero | tr '\\0' x",
+        "head -c 1000000 /dev/zero | tr '\\0' '\\n'",
+    ],
+    ids=["a million lines", "one line without an end", "empty lines"],
+)
+def test_sixty_megabytes_of_output_do_not_fill_the_memory(tmp_path: Path, flood: str) -> None:
+    command = [sys.executable, "-c", FLOOD, str(tmp_path), flood]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.rpartition("GREW")[2]) < 40, "MB"
 
 
 def test_five_megabytes_of_script_arrive_whole(session: Session) -> None:

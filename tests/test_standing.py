@@ -135,7 +135,7 @@ def test_status_says_it_in_one_line_and_to_programs() -> None:
     beside = tables.Beside(backups=found)
     text = tables.status((HostFacts("web1"),), NOW, beside=beside)
     line = next(one for one in text.splitlines() if one.startswith("backups: "))
-    assert line.endswith("failed, 3 h ago: could not connect (fab logs --service backup)")
+    assert line.endswith(r"failed, 3 h ago: could not connect\x1b[31m (fab logs --service backup)")
     told = json.loads(json.dumps(tables.status_json((HostFacts("web1"),), NOW, beside)))["backups"]
     assert told["taken_at"] == WELL["backup_taken"]
     assert told["proven_at"] is None

@@ -170,8 +170,6 @@ def folders(stage: Stage) -> Iterator[Problem]:
 
 
 def address(stage: Stage) -> Iterator[Problem]:
-    if re.match(r"[a-z+]+://[^/@]*:[^/@]*@", stage.repository):
-        yield Problem(("repository",), "carries a password; use a deploy key, or a credential helper on the servers")
     if stage.branch == "HEAD" and not local(stage):
         yield Problem(("branch",), '"HEAD" is the commit checked out on this machine; name a branch or tag for servers')
 

@@ -172,7 +172,7 @@ def git(root: Path, *words: str) -> str:
 
 
 def checkout(root: Path, origin: str) -> dict[str, Any]:
-    url = re.sub(r"^(https?://)[^/@]*@", r"\1", origin)
+    url = re.sub(r"(?i)^(https?://).*@|^(ssh://[^:/@]*):[^/]*(?=@)", r"\1\2", origin)
     head = git(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").removeprefix("origin/")
     branch = head or git(root, "branch", "--show-current")
     remote = fits(url, fields_of(Stage)["repository"]) and not url.startswith((".", "/"))

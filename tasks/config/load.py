@@ -18,6 +18,7 @@ from ..model.config import Stage
 from ..model.errors import UsageError
 from .check import agreement, anchored, apart, rehearsing
 from .lines import Key, lines, nearest
+from .passwords import passwords
 from .shape import Problem, Unfit, at, fields_of, fitted, mismatches, stray, unfit
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def adapter() -> TypeAdapter[Stage]:
 
 def build(name: str, merged: dict[str, Any]) -> tuple[Stage | None, list[Problem]]:
     """A stage, or what keeps it from being one. A date becomes null, which no key accepts."""
-    problems = list(mismatches(Stage, merged))
+    secret = list(passwords(merged))
+    problems = secret + [one for one in mismatches(Stage, merged) if one.path not in {known.path for known in secret}]
     if "name" in merged:
         problems.append(Problem(("name",), stray(("name",))))
     with suppress(Unfit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -24,7 +25,7 @@ from ..model.event import (
 )
 from ..model.plan import Phase, Plan, Step
 from ..model.shell import Script, script
-from .session import Mark, Result, Session
+from .session import LONGEST_REASON, Mark, Result, Session
 
 Tell = Callable[[Event], None]
 LOG_LINES = 40
@@ -206,7 +207,7 @@ class Listener:
         self.run, self.phase, self.host, self.undo = run, phase, host, undo
         self.steps = {step.name: step for step in steps}
         self.step: Step | None = None
-        self.log: list[str] = []
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.since = time.monotonic()
 
     def __call__(self, heard: Mark | str) -> None:
@@ -224,7 +225,7 @@ class Listener:
             case Mark("warn", (text, *_)):
                 self.run.tell(Note(text, self.host, warning=True))
             case Mark("error", (message, *_)):
-                self.log.append(message)
+                self.log.append(message[:LONGEST_REASON])
 
     def over(self, result: Result) -> None:
         """The script has ended: a step still open failed."""
@@ -234,7 +235,7 @@ class Listener:
             self._finish(False, time.monotonic() - self.since)
 
     def _begin(self, step: Step) -> None:
-        self.step, self.log, self.since = step, [], time.monotonic()
+        self.step, self.log, self.since = step, deque(maxlen=LOG_LINES), time.monotonic()
         if not self.undo:
             with self.run._guard:
                 self.run.begun[self.host].append((self.phase, step))
@@ -242,7 +243,7 @@ class Listener:
 
     def _finish(self, ok: bool, seconds: float) -> None:
         if self.step:
-            log = () if ok else tuple(self.log[-LOG_LINES:])
+            log = () if ok else tuple(self.log)
             self.run.tell(StepFinished(self.phase.name, self.step.name, self.step.title, self.host, ok, seconds, log))
         self.step = None
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..model.errors import HostLost
 from ..server.values import wire
+from .bounded import MOST_TOLD, OVERHEAD, Inbox, Kept, Line
 
 HEARTBEAT_SECONDS = 3.0
 END_SECONDS = 2.0
 STOP_SECONDS = 100.0
 """A critical section is bounded by this; what is not critical is killed sooner."""
+MOST_STOPS = 4
+"""Times a run that is over its time is told to end, 20 s apart."""
+
+
+LONGEST_REASON = 4000
+"""Characters of an error that are shown."""
 
 
 class Channel(Protocol):
@@ -58,7 +65,8 @@ class Result:
             return self.lost, "what it did last is unknown; `fab status` looks, the next run repairs"
         for mark in reversed(self.marks):
             if mark.kind == "error":
-                return (*mark.words, "", "")[0], (*mark.words, "", "")[1]
+                message, hint, *_ = (*mark.words, "", "")
+                return message[:LONGEST_REASON], hint[:LONGEST_REASON]
         return f"exit status {self.exit}", ""
 
     @property
@@ -87,7 +95,7 @@ class Session:
     nonce: str
     host_key: str = ""
     """Fingerprint of the key the server showed; "" where none was asked for."""
-    _heard: queue.Queue[Heard] = field(default_factory=queue.Queue)
+    _heard: Inbox[Heard] = field(default_factory=Inbox)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -100,7 +108,7 @@ class Session:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def hello(self, timeout: float = 30) -> Session:
-        strange: list[str] = []
+        strange: deque[str] = deque(maxlen=3)
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             heard = self._next(left)
@@ -108,38 +116,44 @@ class Session:
                 return self
             if heard is None:
                 break
-            strange.append(str(heard))
+            strange.append(str(heard)[:200])
         self.close()
         raise HostLost(
-            f"{self.host} does not answer as a server should: {' / '.join(strange[-3:]) or self._why or 'silence'}"
+            f"{self.host} does not answer as a server should: {' / '.join(strange) or self._why or 'silence'}"
         )
 
-    def run(self, script: str, hear: Hear = unheard, timeout: float = 3600) -> Result:
-        """Blocks until its exit is heard, the connection is lost or `timeout` seconds are over (it is stopped)."""
+    def run(self, script: str, hear: Hear = unheard, timeout: float = 3600, *, patient: bool = False) -> Result:
+        """Blocks until its exit is heard, the connection is lost or `timeout` seconds are over (it is stopped).
+
+        What it prints faster than `hear` takes it is left out and counted; with `patient` the server waits instead.
+        """
         self._runs += 1
+        self._heard.patient, self._heard.left_out = patient, 0
         self._say("run", script)
-        marks: list[Mark] = []
-        log: list[str] = []
+        answer = Answer(hear)
         deadline, stopping = time.monotonic() + timeout, 0
         while True:
-            heard = self._next(max(0.05, deadline - time.monotonic()))
+            left = deadline - time.monotonic()
+            heard = self._next(max(0.05, left)) if left > 0 or stopping else None
             match heard:
                 case Mark("exit", (_, number)) if number != str(self._runs):
                     continue  # of a run that was killed and had ended at the same moment
                 case Mark("exit", (status, *_)):
-                    return Result(int(status), tuple(marks), tuple(log))
+                    answer.left_out(self._heard.left_out)
+                    return answer.result(int(status))
                 case Mark() | str():
-                    (marks if isinstance(heard, Mark) else log).append(heard)  # type: ignore[arg-type]
-                    hear(heard)
+                    answer.add(heard)
+                    if not stopping or left > 0:
+                        continue
                 case None if self._closed.is_set():
-                    return Result(-1, tuple(marks), tuple(log), lost=self._why or "the connection was lost")
-                case None:
-                    stopping += 1
-                    self.stop() if stopping == 1 else self.kill()
-                    marks.append(
-                        Mark("error", (f"not done after {timeout:.0f} s", "raise build_timeout, or look what hangs"))
-                    )
-                    deadline = time.monotonic() + 20
+                    return answer.result(-1, lost=self._why or "the connection was lost")
+            stopping += 1
+            if stopping > MOST_STOPS and not self._critical:
+                self._lose("it neither ends nor stops talking" if heard else "it does not end")
+                return answer.result(-1, lost=self._why)
+            self.stop() if stopping == 1 else self.kill()
+            answer.add(Mark("error", (f"not done after {timeout:.0f} s", "raise build_timeout, or look what hangs")))
+            deadline = time.monotonic() + 20
 
     def lock(self, who: str) -> str:
         """ "" when taken; else who holds it. HostLost when it cannot be known."""
@@ -177,6 +191,7 @@ class Session:
             self._say("end")
         self._over.wait(END_SECONDS)
         self._closed.set()
+        self._heard.close()
         with contextlib.suppress(Exception):
             self.channel.close()
 
@@ -201,17 +216,14 @@ class Session:
 
     def _next(self, timeout: float) -> Heard:
         """None: nothing came in time, or nothing will come any more (`alive` says which)."""
-        try:
-            return self._heard.get(timeout=0 if self._over.is_set() else timeout)
-        except queue.Empty:
-            return None
+        return self._heard.get(0 if self._over.is_set() else timeout)
 
     def _listen(self) -> None:
         try:
             for heard in parse(self.nonce, iter(self.channel.read, b"")):
                 if isinstance(heard, Mark) and heard.kind == "critical":
                     self._critical = heard.words == ("on",)
-                self._heard.put(heard)
+                self._heard.put(heard, 0 if isinstance(heard, Mark) else len(heard) + OVERHEAD)
             self._lose("")
         except Exception as problem:
             self._lose(problem)
@@ -228,20 +240,65 @@ class Session:
 
 
 def parse(nonce: str, pieces: Iterator[bytes]) -> Iterator[Mark | str]:
-    """Lines as they come: marks carry the session's nonce, so that nothing a program prints can pass for one."""
+    """Lines as they come, each within bounds; marks carry the session's nonce, so that nothing a program prints can
+    pass for one, and none is lost in what a program prints.
+    """
     sign = b"\x1e" + nonce.encode() + b"\t"
-    rest = b""
+    line = Line(sign)
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            text, found, told = line.partition(sign)
-            if text or not found:
-                yield text.decode(errors="replace").rstrip("\r")
-            if found:
-                kind, *words = told.decode(errors="replace").split("\t")
-                yield Mark(kind, tuple(words))
-    if rest:
-        yield rest.decode(errors="replace")
+        *ended, rest = piece.split(b"\n")
+        for one in ended:
+            line.add(one)
+            yield from _heard_in(line)
+            line = Line(sign)
+        line.add(rest)
+    if text := line.words():  # half a mark is none
+        yield text
+
+
+def _heard_in(line: Line) -> Iterator[Mark | str]:
+    text = line.words()
+    if text or line.told is None:
+        yield text
+    if line.told is not None:
+        kind, *words = line.told.decode(errors="replace").split("\t")
+        yield Mark("too much", (kind,)) if line.is_cut else Mark(kind, tuple(words))
+
+
+class Answer:
+    """What a run told so far, within bounds."""
+
+    def __init__(self, hear: Hear) -> None:
+        self._hear = hear
+        self._marks: list[Mark] = []
+        self._log = Kept()
+        self._told = 0
+        self._is_too_much = False
+
+    def add(self, heard: Mark | str) -> None:
+        if isinstance(heard, str):
+            self._log.append(heard)
+        else:
+            self._told += sum(map(len, heard.words)) + OVERHEAD
+            if heard.kind == "too much" or self._told > MOST_TOLD:
+                self._is_too_much = True
+                return
+            self._marks.append(heard)
+        self._hear(heard)
+
+    def left_out(self, count: int) -> None:
+        if count:
+            said = f"[... {count:,} lines were left out: they came faster than they could be shown ...]"
+            self._log.append(said)
+            self._hear(said)
+
+    def result(self, exit: int, lost: str = "") -> Result:
+        """What counts is never left out in silence: more of it than fits is a failure."""
+        if self._is_too_much:
+            why = f"the server told more than {MOST_TOLD >> 20} MB in one run: nothing is decided on half of it"
+            self._marks.append(Mark("error", (why, "what does it have so very many of? Please report it")))
+            exit = exit or 1
+        return Result(exit, tuple(self._marks), self._log.lines(), lost=lost)
 
 
 def new_nonce() -> str:

@@ -10,8 +10,8 @@ from .words import bold, clean
 
 
 def to_text(found: Archive, now: datetime, strong: bool = False) -> str:
-    notices = (f"{bold('look at', strong)}: {clean(said)}: {hint}" for said, hint in found.attention(now))
-    reach = [] if found.error else [f"one can go back to {found.reach(now)}"]
+    notices = (f"{bold('look at', strong)}: {clean(said)}: {clean(hint)}" for said, hint in found.attention(now))
+    reach = [] if found.error else [f"one can go back to {clean(found.reach(now))}"]
     return "\n".join([*reach, *notices])
 
 

@@ -22,6 +22,7 @@ from ..model.event import (
 )
 from ..model.plan import Plan
 from . import outcome, paper
+from .safe import show, text
 from .words import clean, seconds
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class Console:
                     self._print(f"{self._broken} {event.host}: connection lost: {event.reason}", "red")
                 case Note():
                     host = f"{event.host}: " if event.host else ""
-                    text = f"warning: {host}{event.text}" if event.warning else f"{host}{event.text}"
-                    self._print(f"  {text}", "yellow" if event.warning else "dim")
+                    said = f"warning: {host}{event.text}" if event.warning else f"{host}{event.text}"
+                    self._print(f"  {said}", "yellow" if event.warning else "dim")
                 case PlanFinished():
                     self._end(event)
 
@@ -99,7 +100,6 @@ class Console:
     def table(self) -> Table:
         """A row per host: what it does now, for how long, and the last line it said."""
         from rich.table import Table
-        from rich.text import Text
 
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=2, justify="right", no_wrap=True)
@@ -111,9 +111,9 @@ class Console:
         for host in self._hosts:
             if row := rows.get(host):
                 passed = seconds(self._clock() - row.since)
-                table.add_row(row.spinner, Text(host, "bold"), Text(row.title), Text(passed), Text(row.line, "dim"))
+                table.add_row(row.spinner, text(host, "bold"), text(row.title), text(passed), text(row.line, "dim"))
             else:
-                table.add_row("", Text(host), Text("waiting", "dim"), "", "")
+                table.add_row("", text(host), text("waiting", "dim"), "", "")
         return table
 
     def _begin(self, plan: Plan) -> None:
@@ -167,12 +167,10 @@ class Console:
         self._finished = {}
 
     def _show(self, done: Mapping[str, StepFinished]) -> None:
-        from rich.text import Text
-
         event = next(iter(done.values()))
-        title = f"{clean(event.title or event.step):{self._title_width}}"
+        title = f"{clean(event.title or event.step):{self._title_width}}  "
         took = self._took({host: one.seconds for host, one in done.items()})
-        self._terminal.print(Text.assemble((f"{self._done} ", "green"), title, "  ", (took, "dim")))
+        show(self._terminal, (f"{self._done} ", "green"), (title, ""), (took, "dim"))
 
     def _took(self, took: Mapping[str, float]) -> str:
         if len(self._hosts) == 1:
@@ -193,7 +191,5 @@ class Console:
         self._print(f"\n{first}", "bold green" if event.code == 0 else "bold red")
         self._print(rest.rstrip("\n"))
 
-    def _print(self, text: str, style: str = "") -> None:
-        from rich.text import Text
-
-        self._terminal.print(Text("\n".join(clean(line) for line in text.split("\n")), style))
+    def _print(self, said: str, style: str = "") -> None:
+        show(self._terminal, ("\n".join(clean(line) for line in said.split("\n")), style))

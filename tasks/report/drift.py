@@ -28,7 +28,7 @@ def to_json(found: Drifts) -> list[dict[str, Any]]:
 
 
 def _host(host: str, drifts: tuple[Drift, ...], *, whole: bool) -> Iterator[str]:
-    yield f"{host}:"
+    yield f"{clean(host)}:"
     for one in drifts:
         yield f"  {clean(one.thing.name)}{': not there' if one.is_new else ''}"
         if whole and not one.is_new:

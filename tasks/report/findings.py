@@ -38,16 +38,16 @@ def _count(found: Found, state: str) -> int:
 
 
 def _block(host: str, findings: tuple[Finding, ...], strong: bool) -> Iterator[str]:
-    yield bold(host, strong)
+    yield bold(clean(host), strong)
     width = max((len(one.what) for one in findings), default=0)
     for one in findings:
         state = bold(f"{one.state:7}", strong and one.state in ("bad", "look"))
-        yield f"  {state}  {one.what:{width}}  {_said(one)}"
+        yield f"  {state}  {clean(one.what):{width}}  {_said(one)}"
 
 
 def _plain(host: str, findings: tuple[Finding, ...], strong: bool) -> Iterator[str]:  # noqa: ARG001 - as _block
     for one in findings:
-        yield f"{host} {one.state} {one.what}: {_said(one)}"
+        yield f"{clean(host)} {clean(one.state)} {clean(one.what)}: {_said(one)}"
 
 
 def _said(one: Finding) -> str:

@@ -12,7 +12,7 @@ from typing import TextIO
 from ..model.event import Event, PlanFinished, StepFinished
 from . import outcome
 from .plain import Sections
-from .reporter import Lines
+from .safe import Lines, block, defused
 from .words import clean, seconds
 
 _SLOW = 1.0
@@ -21,8 +21,7 @@ _SLOW = 1.0
 
 def safe(text: str) -> str:
     """A log line the runner does not take for a command: it obeys `::` after any indent and `##[` anywhere."""
-    text = clean(text).replace("##[", "## [")
-    return re.sub(r"^(\s*):(?=:)", r"\1: ", text)
+    return defused(clean(text))
 
 
 SECTIONS = Sections(begin=lambda _, title: f"::group::{title}", end=lambda _: "::endgroup::", clean=safe)
@@ -49,7 +48,7 @@ class Summary:
 
     def _finish(self, event: PlanFinished) -> None:
         if event.code:
-            self._lines.say(error(event))
+            self._lines.command(error(event))
         self._append("GITHUB_STEP_SUMMARY", summary(event, self._steps))
         self._append("GITHUB_OUTPUT", outputs(event))
 
@@ -61,7 +60,7 @@ class Summary:
             with Path(self._environ[variable]).open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as problem:
-            self._lines.say(f"::warning title=fab-releases::{_data(f'{variable}: {problem.strerror}')}")
+            self._lines.command(f"::warning title=fab-releases::{_data(f'{variable}: {problem.strerror}')}")
 
 
 def error(finished: PlanFinished) -> str:
@@ -79,7 +78,7 @@ def outputs(finished: PlanFinished) -> str:
         "result": outcome.result(finished),
     }
     delimiter = f"end_{secrets.token_hex(16)}"
-    return "".join(f"{name}<<{delimiter}\n{value}\n{delimiter}\n" for name, value in values.items())
+    return "".join(f"{name}<<{delimiter}\n{clean(value)}\n{delimiter}\n" for name, value in values.items())
 
 
 def summary(finished: PlanFinished, steps: Iterable[StepFinished]) -> str:
@@ -139,11 +138,11 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays text in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>|~])", r"\\\1", clean(text))
+    return re.sub(r"([\\`*_{}\[\]<>|~#@$!])", r"\\\1", clean(text)).replace("&", "&amp;")
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return block(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

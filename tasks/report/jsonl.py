@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Any, TextIO
 from ..model.errors import EXIT_CODES
 from ..model.event import Event, PlanFinished
 from ..model.plan import Plan
-from . import outcome, paper
-from .reporter import Lines
+from . import outcome, paper, safe
+from .safe import Lines
 
 
 class Jsonl:
@@ -27,7 +26,7 @@ class Jsonl:
     def __call__(self, event: Event) -> None:
         with self._lock:
             at = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            self._lines.say(json.dumps({"event": name(event), "at": at, **to_json(event)}))
+            self._lines.command(safe.to_json({"event": name(event), "at": at, **to_json(event)}))
 
     def close(self) -> None:
         """Nothing is held back: every line was flushed."""

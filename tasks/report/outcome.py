@@ -33,12 +33,12 @@ def result(finished: PlanFinished) -> str:
 def previous(finished: PlanFinished) -> str:
     """The releases that were live before, as the hosts told in their fact `previous`."""
     told = {facts["previous"] for facts in finished.facts.values() if facts.get("previous")}
-    return ", ".join(sorted(told))
+    return clean(", ".join(sorted(told)))
 
 
 def sentence(finished: PlanFinished) -> str:
     said = clean(finished.message) or EXIT_CODES.get(finished.code, "failed")
-    return f"{finished.plan.verb} {finished.plan.stage}: {said}"
+    return f"{clean(finished.plan.verb)} {clean(finished.plan.stage)}: {said}"
 
 
 def to_text(finished: PlanFinished, failed: Sequence[StepFinished] = (), strong: bool = False) -> str:
@@ -56,7 +56,7 @@ def failures(failed: Iterable[StepFinished]) -> list[tuple[StepFinished, tuple[s
     alike: dict[tuple[str, tuple[str, ...]], list[StepFinished]] = {}
     for step in failed:
         alike.setdefault((step.step, last_lines(step)), []).append(step)
-    return [(steps[0], tuple(step.host for step in steps)) for steps in alike.values()]
+    return [(steps[0], tuple(clean(step.host) for step in steps)) for steps in alike.values()]
 
 
 def last_lines(step: StepFinished) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def last_lines(step: StepFinished) -> tuple[str, ...]:
 def served(finished: PlanFinished) -> list[tuple[str, tuple[str, ...]]]:
     """What is served, in words, with the hosts that serve it."""
     words = {"": "nothing", "?": "unknown: could not be asked"}
-    return by_value({host: words.get(release, release) for host, release in finished.serves.items()})
+    return by_value({clean(host): words.get(release) or clean(release) for host, release in finished.serves.items()})
 
 
 def _result(finished: PlanFinished, strong: bool) -> Iterator[str]:

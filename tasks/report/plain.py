@@ -22,7 +22,7 @@ from ..model.event import (
 )
 from ..model.plan import Plan
 from . import outcome, paper
-from .reporter import Lines
+from .safe import Lines
 from .words import clean, seconds
 
 _WIDEST_TITLE = 48
@@ -119,11 +119,11 @@ class Plain:
     def _open(self, name: str, title: str) -> None:
         self._close_section()
         self._section = name
-        self._lines.say(self._sections.begin(name, self._sections.clean(title)))
+        self._lines.command(self._sections.begin(name, self._sections.clean(title)))
 
     def _close_section(self) -> None:
         if self._section and (end := self._sections.end(self._section)):
-            self._lines.say(end)
+            self._lines.command(end)
         self._section = ""
 
     def _finish(self, event: StepFinished) -> None:

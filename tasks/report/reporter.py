@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from ..model.event import Event, Note
 
@@ -17,33 +16,6 @@ class Reporter(Protocol):
     def __call__(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Lines:
-    """A stream for whole lines that falls silent when nobody reads on: a closed pipe must not end a deploy."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._heard = True
-
-    def say(self, text: str) -> None:
-        if not self._heard:
-            return
-        try:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
-        except UnicodeEncodeError:
-            self.say(text.encode("ascii", "replace").decode())
-        except OSError:
-            self._heard = False
-            self._discard_the_rest()
-
-    def _discard_the_rest(self) -> None:
-        """Otherwise Python flushes again at exit, fails again, and exits with 120 instead of our code."""
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def status(facts: Sequence[HostFacts], now: datetime, strong: bool = False, besi
 
 def _missing(beside: Beside) -> Iterator[str]:
     yield from (f"{clean(reason)}" for reason in beside.away.values())
-    yield from (f"{one.host}: {one.role}: {clean(one.state)}" for one in beside.roles if not one.is_well)
+    yield from (clean(f"{one.host}: {one.role}: {one.state}") for one in beside.roles if not one.is_well)
 
 
 def status_json(facts: Sequence[HostFacts], now: datetime, beside: Beside = Beside()) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _service_rows(facts: Sequence[HostFacts]) -> Iterator[tuple[str, ...]]:
 def _warm(facts: Sequence[HostFacts]) -> Iterator[str]:
     for release, hosts in gathered({one.host: one.warm for one in facts}):
         where = only(hosts, [one.host for one in facts])
-        yield f"kept warm, ready to come back at once: {release}{f' on {where}' if where else ''}"
+        yield f"kept warm, ready to come back at once: {clean(release)}{f' on {where}' if where else ''}"
 
 
 def _differences(facts: Sequence[HostFacts]) -> list[str]:
@@ -192,7 +192,7 @@ def _differences(facts: Sequence[HostFacts]) -> list[str]:
     if len(serves) < 2:
         return []
     said = "; ".join(f"{release} on {', '.join(hosts)}" for release, hosts in serves)
-    return [f"the hosts differ: {said}"]
+    return [f"the hosts differ: {clean(said)}"]
 
 
 def _attention(facts: Sequence[HostFacts]) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _notices(one: HostFacts) -> Iterator[str]:
         yield f"{clean(problem)}{f' ({clean(hint)})' if hint else ''}"
     for unit, state in one.units.items():
         if state not in _QUIET:
-            yield f"{unit} is {clean(state)}"
+            yield f"{clean(unit)} is {clean(state)}"
     if one.leftovers:
         yield f"left by an interrupted run (the next run tidies it): {clean(', '.join(one.leftovers))}"
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..model.event import PlanFinished
 from . import outcome
-from .words import seconds
+from .words import clean, seconds
 
 _TIMEOUT = 5.0
 """Seconds without an answer."""
@@ -28,7 +28,9 @@ def message(finished: PlanFinished) -> dict[str, Any]:
     """`text` is what Slack and its kin show; the rest is for programs."""
     line = f"{outcome.sentence(finished)} ({seconds(finished.seconds)})"
     serves = [f"{release} on {', '.join(hosts)}" for release, hosts in outcome.served(finished)]
-    text = "\n".join((line, *(f"serves now: {one}" for one in serves), *([finished.hint] if finished.hint else [])))
+    text = "\n".join(
+        (line, *(f"serves now: {one}" for one in serves), *([clean(finished.hint)] if finished.hint else []))
+    )
     return {
         "text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
         "verb": finished.plan.verb,

@@ -1,20 +1,11 @@
-"""Figures, names and server output as people read them: every reporter says them the same way."""
+"""Figures and names as people read them: every reporter says them the same way."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-# Colours, cursor moves, window titles: a server's output must not steer the reader's terminal.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def clean(text: str, limit: int = 500) -> str:
-    """One line of somebody else's text without control characters, cut at `limit` characters."""
-    text = _CONTROLS.sub(" ", _ESCAPES.sub("", text)).rstrip()
-    return text if len(text) <= limit else f"{text[:limit]}…"
+from .safe import clean as clean
 
 
 def seconds(value: float) -> str:

@@ -125,7 +125,7 @@ site_answers() { # USER REQUEST_JSON   by the program of the release, which is n
   local id said status=0
   id=$(current_id)
   [ -n "$id" ] && [ -n "$2" ] || return 0
-  said=$(runuser -u "$1" -- python3 -IS "$RELEASES/$id/.release/probe.py" "$2") || status=$?
+  said=$(printf '%s' "$2" | runuser -u "$1" -- python3 -IS "$RELEASES/$id/.release/probe.py" -) || status=$?
   [ "$status" = 0 ] || { printf '%s\n' "$said"; die "the site is not well with it" "the line above says why; fab logs"; }
 }
 

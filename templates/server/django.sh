@@ -22,9 +22,9 @@ project() { # DIR VERB JSON   its last line that is JSON is the answer, everythi
 }
 
 answer() { # KEY   of a list, a line each
-  python3 -IS -c 'import json, sys
-found = json.loads(sys.argv[1] or "{}").get(sys.argv[2]) or ""
-print(*found if isinstance(found, list) else [found], sep="\n", end="")' "$ANSWER" "$1"
+  printf '%s' "$ANSWER" | python3 -IS -c 'import json, sys
+found = json.loads(sys.stdin.read() or "{}").get(sys.argv[1]) or ""
+print(*found if isinstance(found, list) else [found], sep="\n", end="")' "$1"
 }
 
 refuse() { # WHAT   with the reason the application gave

@@ -159,10 +159,10 @@ stop_all() {
   "${MANAGER}_shutdown"
 }
 
-# Asks until it is well or the deadline is over. The words of the answer are a fact, and the reason of a failure.
+# Asks until it is well or the deadline is over. The request comes by stdin: its headers are nobody's to see in `ps`. The words of the answer are a fact, and the reason of a failure.
 probe() { # ID REQUEST_JSON
   local said status=0
-  said=$(python3 -IS "$RELEASES/$1/.release/probe.py" "$2") || status=$?
+  said=$(printf '%s' "$2" | python3 -IS "$RELEASES/$1/.release/probe.py" -) || status=$?
   fact probe "$said"
   PROBED=$(sed -n 's/.*"detail": "\(.*\)".*/\1/p' <<<"$said" | sed 's/\\\(["\\]\)/\1/g')
   [ "$status" = 0 ] || printf 'not well: %s\n' "$said"

@@ -4,9 +4,29 @@
 git_safely() { # SECONDS WORD...   no prompts, no exotic transports, no background gc that would keep the lock
   local limit=$1
   shift
-  GIT_TERMINAL_PROMPT=0 GIT_ALLOW_PROTOCOL=ssh:https:http:git:file GIT_HTTP_LOW_SPEED_LIMIT=500 GIT_HTTP_LOW_SPEED_TIME=20 \
+  GIT_TERMINAL_PROMPT=0 GIT_ALLOW_PROTOCOL=ssh:https${ALSO_BY:+:$ALSO_BY} GIT_HTTP_LOW_SPEED_LIMIT=500 GIT_HTTP_LOW_SPEED_TIME=20 \
     GIT_SSH_COMMAND="${GIT_SSH_COMMAND:-ssh -oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=5 -oServerAliveCountMax=3}" \
     timeout -k 5 "$limit" git -c gc.auto=0 -c maintenance.auto=false -c advice.detachedHead=false "$@"
+}
+
+# What comes by http or git anybody on the way can change, and file reads what others have on this server: a way is gone only
+# where the address in releases.toml goes it, not because a submodule or a redirection asks for it.
+ways_of() { # URL
+  ALSO_BY=
+  case $1 in
+    http://*) ALSO_BY=http ;;
+    git://*) ALSO_BY=git ;;
+    file://*) ALSO_BY='file' ;;
+    *) [[ $1 =~ ^[^/]+: ]] || ALSO_BY='file' ;;
+  esac
+}
+
+refuse_way_of() { # URL
+  local asked=$ALSO_BY wanted
+  ways_of "$1"
+  wanted=$ALSO_BY ALSO_BY=$asked
+  [ -z "$wanted" ] || [ "$wanted" = "$asked" ] ||
+    die "$1 is fetched by $wanted, which is not safe" "say its https or ssh address in .gitmodules"
 }
 
 mirror_of() { # URL
@@ -17,6 +37,7 @@ mirror_of() { # URL
 
 resolve() { # URL REF   -> fact revision
   local url=$1 ref=$2 lines heads tags sha
+  ways_of "$url"
   if [[ $ref =~ ^[0-9a-f]{40}$ ]]; then
     fact revision "$ref"
     return
@@ -55,6 +76,7 @@ mirror_fetch() { # MIRROR URL SHA
 }
 
 fetch() { # URL SHA
+  ways_of "$1"
   mirror_fetch "$DEPLOY_TO/repo.git" "$1" "$2"
 }
 
@@ -88,6 +110,7 @@ write_submodules() { # MIRROR DIR URL INDEX
     [ -n "$sha" ] || continue
     mirror=$(mirror_of "$url")
     mkdir -p "${mirror%/*}"
+    refuse_way_of "$url"
     mirror_fetch "$mirror" "$url" "$sha"
     write_tree "$mirror" "$sha" "$2/$path" "$url"
   done
@@ -108,6 +131,7 @@ relative_url() { # BASE RELATIVE
 checkout() { # ID URL SHA SUB_DIRECTORY
   local dir=$STAGING/$1 mirror=$DEPLOY_TO/repo.git tree=$3${4:+:$4}
   rm -rf "$dir"
+  ways_of "$2"
   write_tree "$mirror" "$tree" "$dir" "$2"
   mkdir -p "$dir/.release"
   # Object ids say what changed without reading a file: migrations, and everything that is not code.
