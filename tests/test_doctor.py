@@ -49,6 +49,16 @@ def only(found: Iterator[Finding]) -> Finding:
     return one
 
 
+def test_damaged_packages_of_the_live_release_are_named() -> None:
+    good = Answer("compared")
+    assert only(application.read_environment(good)).state == "ok"
+    found = only(application.read_environment(Answer("damaged till\ttill/rates.py\tis missing\ncompared")))
+    assert (found.state, found.value) == ("bad", "till: till/rates.py is missing")
+    assert "fab deploy --force" in found.hint
+    silent = Question("environment", ("ask_environment",), application.read_environment)
+    assert [one.state for one in silent.heard(Answer("Traceback", status=1))] == ["look"]
+
+
 # -- the clock
 
 

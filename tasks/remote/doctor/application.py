@@ -33,6 +33,7 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Que
         yield Question("files", ("ask_files", user, *paths), lambda answer: read_files(answer, stage))
     if stage.services_on(host):
         yield Question("services", ("ask_services",), lambda answer: read_services(answer, stage, host))
+    yield Question("environment", ("ask_environment",), read_environment, seconds=20)
     yield from _stores(stage)
     yield from backups.questions(stage, host, now)
     yield Question(
@@ -125,6 +126,15 @@ def read_services(answer: Answer, stage: Stage, host: Host) -> Iterator[Finding]
     for unit in [one for one in answer.every("failed") if one not in told]:
         found.append(look("services", f"{unit} has failed", f"systemctl status {unit}; systemctl reset-failed {unit}"))
     yield from found or [ok("services", f"{', '.join(stage.services_on(host))} run")]
+
+
+def read_environment(answer: Answer) -> Iterator[Finding]:
+    """A file that went bad on the disk is one with the file in uv's cache: every later release would share it."""
+    found = [line.split("\t") for line in answer.every("damaged")]
+    for package, file, what in found[:3]:
+        yield bad("environment", f"{package}: {file} {what}", "fab deploy --force; is the disk failing (dmesg)?")
+    if not found and answer.text.rstrip().endswith("compared"):
+        yield ok("environment", "all files are as their packages say")
 
 
 def read_database(answer: Answer) -> Iterator[Finding]:
