@@ -59,6 +59,17 @@ def test_damaged_packages_of_the_live_release_are_named() -> None:
     assert [one.state for one in silent.heard(Answer("Traceback", status=1))] == ["look"]
 
 
+def test_an_index_that_no_query_uses_and_the_other_databases_are_named() -> None:
+    unfinished = POSTGRESQL.replace('"pending": []', '"pending": [], "unfinished": ["notes:item_name"]')
+    found = only(application.read_database(Answer(unfinished)))
+    assert (found.state, found.value) == ("look", "the index notes:item_name is not finished: no query uses it")
+    assert found.hint.startswith("REINDEX INDEX CONCURRENTLY item_name")
+    more = POSTGRESQL.replace('"pending": []', '"pending": [], "also": ["notes"], "left": ["legacy"]')
+    assert only(application.read_database(Answer(more))).value.endswith(
+        "migrated, as is notes; legacy is not ours to migrate"
+    )
+
+
 # -- the clock
 
 

@@ -148,19 +148,24 @@ def read_database(answer: Answer) -> Iterator[Finding]:
         more = f" and {len(pending) - 2} more" if pending[2:] else ""
         applied = "is not applied" if len(pending) == 1 else "are not applied"
         found.append(look("database", f"{', '.join(pending[:2])}{more} {applied}", "fab manage migrate, or deploy"))
+    for index in said.get("unfinished", []):
+        mended = f"REINDEX INDEX CONCURRENTLY {index.rpartition(':')[2]}, or drop it"
+        found.append(look("database", f"the index {index} is not finished: no query uses it", mended))
     if said.get("checksums") == "off":
         hint = "pg_checksums --enable, while PostgreSQL is stopped"
         found.append(look("database", "without data checksums a bad disk is not noticed", hint))
     if said.get("most") and said["connections"] > said["most"] * 0.8:
         value = f"{said['connections']} of {said['most']} connections are in use"
         found.append(look("database", value, "raise max_connections, or use fewer workers and threads"))
+    others = "".join(f", as is {alias}" for alias in said.get("also", []))
+    others += "".join(f"; {alias} is not ours to migrate" for alias in said.get("left", []))
     if found:
         yield from found
     elif said["vendor"] == "postgresql":
         size, used = f"{said['bytes'] / 1e6:.0f} MB", f"{said['connections']} of {said['most']} connections"
-        yield ok("database", f"PostgreSQL {said['version'].split()[0]}, {size}, {used}, migrated")
+        yield ok("database", f"PostgreSQL {said['version'].split()[0]}, {size}, {used}, migrated{others}")
     else:
-        yield ok("database", f"{said['vendor']}, migrated")
+        yield ok("database", f"{said['vendor']}, migrated{others}")
 
 
 def read_redis(answer: Answer) -> Iterator[Finding]:
