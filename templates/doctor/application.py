@@ -27,11 +27,12 @@ def database() -> dict:
 
     facts = {}
     try:
+        from project_databases import migrated, prefix, writable
+        from project_indexes import invalid
+
         load_project()
         from django.db import connections
         from django.db.migrations.executor import MigrationExecutor
-        from project_databases import migrated, prefix, writable
-        from project_indexes import invalid
 
         connection = connections["default"]
         facts["vendor"] = connection.vendor
