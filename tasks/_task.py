@@ -31,7 +31,7 @@ SHARED = {
     "dry_run": "print the plan after real reads; change nothing",
     "wait": "wait up to this long for a lock somebody else holds, as 90s or 10m",
     "batch": "how many hosts switch at a time",
-    "force": "build again although this commit is live",
+    "force": "build again although this commit is live, its packages from nothing",
 }
 
 

@@ -57,7 +57,7 @@ def deploy(
         if not force and _already_live(here, at, revision):
             return _nothing_to_do(at, revision, dry_run=dry_run)
         release = _new_release(here, at, revision)
-        plan = deploying.plan(here, at.facts, release, who(), batch, balancers)
+        plan = deploying.plan(here, at.facts, release, who(), batch, balancers, fresh=force)
         if dry_run:
             return show_plan(plan, json=json)
         return at.perform(plan, f"{release.id} is live{_address(here)}", release.sha)

@@ -32,6 +32,7 @@ SETTINGS = """
     DATABASES = {"default": json.loads(os.environ["DATABASE"]), **json.loads(os.environ.get("MORE_DATABASES", "{}"))}
     DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
     ALLOWED_HOSTS = ["*"]
+    DATABASE_ROUTERS = os.environ.get("ROUTERS", "").split()
     STATIC_URL = "static/"
     STATIC_ROOT = os.environ.get("STATIC_ROOT", os.path.abspath("collected"))
 """

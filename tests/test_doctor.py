@@ -49,6 +49,27 @@ def only(found: Iterator[Finding]) -> Finding:
     return one
 
 
+def test_damaged_packages_of_the_live_release_are_named() -> None:
+    good = Answer("compared")
+    assert only(application.read_environment(good)).state == "ok"
+    found = only(application.read_environment(Answer("damaged till\ttill/rates.py\tis missing\ncompared")))
+    assert (found.state, found.value) == ("bad", "till: till/rates.py is missing")
+    assert "fab deploy --force" in found.hint
+    silent = Question("environment", ("ask_environment",), application.read_environment)
+    assert [one.state for one in silent.heard(Answer("Traceback", status=1))] == ["look"]
+
+
+def test_an_index_that_no_query_uses_and_the_other_databases_are_named() -> None:
+    unfinished = POSTGRESQL.replace('"pending": []', '"pending": [], "unfinished": ["notes:item_name"]')
+    found = only(application.read_database(Answer(unfinished)))
+    assert (found.state, found.value) == ("look", "the index notes:item_name is not finished: no query uses it")
+    assert found.hint.startswith("REINDEX INDEX CONCURRENTLY item_name")
+    more = POSTGRESQL.replace('"pending": []', '"pending": [], "also": ["notes"], "left": ["legacy"]')
+    assert only(application.read_database(Answer(more))).value.endswith(
+        "migrated, as is notes; legacy is not ours to migrate"
+    )
+
+
 # -- the clock
 
 

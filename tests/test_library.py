@@ -20,6 +20,7 @@ from tasks.model.facts import HostFacts
 from tasks.model.release import Release
 from tasks.model.shell import Script, script
 from tasks.plans import deploy
+from tasks.remote.library import programs
 from tests.local_hosts import Library, make_stage, open_library, opening_for
 
 ROOT = Path(__file__).parent.parent
@@ -449,7 +450,7 @@ def environments(at: Library) -> list[str]:
 def built(at: Library, id: str, before: str = BUILD) -> dict[str, str]:
     (at.folder / "staging" / id / ".release").mkdir(parents=True)
     (at.folder / "staging" / id / "requirements.txt").write_text("django")
-    facts = at.ok(before + say("environment", id, "", "uv", "", "", "", ""))
+    facts = at.ok(before + say("environment", id, "", "", "uv", "", "", "", ""))
     (at.folder / "staging" / id).rename(at.folder / "releases" / id)
     (at.folder / "releases" / id / "release.json").write_text('{"state": "retired"}')
     (at.folder / "releases" / id / ".release" / "services.json").write_text("{}")
@@ -552,7 +553,8 @@ def installed(at: Library, origin: Path, id: str, files: dict[str, str], install
     at.ok(say("prepare_folders") + say("fetch", origin, sha) + say("checkout", id, origin, sha, ""))
     alone = f"export UV_OFFLINE=1 PIP_NO_INDEX=1 UV_CACHE_DIR={at.folder}/cache\n"
     alone += f"PATH={Path(uv.find_uv_bin()).parent}:$PATH\n"
-    facts = at.ok(alone + say("environment", id, "", installer, "", "", "", ""))
+    alone += script(("program", id, "packages.py", programs()["packages.py"])).text()
+    facts = at.ok(alone + say("environment", id, "", "", installer, "", "", "", ""))
     (at.folder / "staging" / id).rename(at.folder / "releases" / id)
     at.ok(say("point_current", id))
     return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import sqlite3
@@ -35,6 +36,82 @@ from tests.application import (
     session,
     sqlite,
 )
+
+ROUTERS = """
+    class Notes:
+        def allow_migrate(self, db, app_label, **hints):
+            return db == ("notes" if app_label == "notes" else "default")
+"""
+NOTES = """[migrations.CreateModel("Note", [("id", models.BigAutoField(primary_key=True))])]"""
+
+
+@pytest.fixture
+def two(release: Release, cluster: Cluster, tmp_path: Path) -> Release:
+    """A second database, which a router names for the models of the application `notes`, and a third of nobody's."""
+    release.write("pos/routers.py", ROUTERS)
+    release.write("notes/__init__.py", "")
+    release.write("notes/migrations/__init__.py", "")
+    release.write("notes/models.py", "from django.db import models\nclass Note(models.Model):\n    pass\n")
+    release.write(
+        "notes/migrations/0001_initial.py",
+        "from django.db import migrations, models\nclass Migration(migrations.Migration):\n"
+        f"    dependencies = []\n    operations = {NOTES}\n",
+    )
+    release.write("pos/settings.py", SETTINGS.replace('"shop"]', '"shop", "notes"]'))
+    on_server = "PORT" in release.environment["DATABASE"]
+    made = [
+        postgresql(cluster, cluster.new_database()) if on_server else sqlite(tmp_path / "shared" / name)
+        for name in ("notes", "legacy")
+    ]
+    release.environment.update(
+        ROUTERS="pos.routers.Notes", MORE_DATABASES=f'{{"notes": {made[0]}, "legacy": {made[1]}}}'
+    )
+    return release
+
+
+def tables(release: Release, alias: str) -> set[str]:
+    database = json.loads(release.environment["MORE_DATABASES"])[alias]
+    listed = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    if "PORT" in database:
+        listed = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    other = Release(release.root, release.python, {**release.environment, "DATABASE": json.dumps(database)})
+    return set(other.sql(listed))
+
+
+# --- more than one database ---
+
+
+def test_every_database_that_a_router_names_is_migrated_and_taken_back(two: Release) -> None:
+    answer = two.run("inspect")
+    assert "not migrated, for no router names a model of this application for it: legacy" in answer.err
+    pending = {f"{one['app']}.{one['name']}" for one in answer.said["migrations"]}
+    assert {"shop.0001_initial", "notes:notes.0001_initial"} <= pending
+    before = answer.said["applied"]
+    done = two.run("migrate", restore_point="yes")
+    assert "notes:notes.0001_initial" in done.said["applied"]
+    assert "the restore point holds the default database; notes, which is migrated too, has none" in done.err
+    assert "notes_note" in tables(two, "notes")
+    assert tables(two, "legacy") == set()
+    assert two.ok("migrate") == {"applied": []}
+    assert two.ok("inspect")["migrations"] == []
+    assert "notes:notes.0001_initial" in two.ok("reverse", to=before)["reversed"]
+    assert "notes_note" not in tables(two, "notes")
+
+
+def test_a_release_that_does_not_know_a_database_leaves_it_as_it_is(release: Release, two: Release) -> None:
+    older = [name for name in two.ok("inspect")["known"] if not name.startswith("notes")]
+    two.ok("migrate")
+    assert "notes:notes.0001_initial" not in two.ok("reverse", to=older)["reversed"]
+    assert "notes_note" in tables(two, "notes")
+
+
+def test_a_second_database_that_does_not_answer_is_named_before_anything_begins(two: Release) -> None:
+    two.environment["MORE_DATABASES"] = f'{{"notes": {sqlite("/nowhere/at/all")}}}'
+    assert "The database 'notes' does not let us in" in two.refused("inspect")["error"]
+    assert two.refused("migrate")["kind"] == "database"
+    two.environment.update(MORE_DATABASES="{}", ROUTERS="")
+    assert two.ok("inspect")["applied"] == []
+
 
 # --- inspect ---
 
@@ -124,6 +201,75 @@ def test_an_application_module_is_not_hidden_by_one_of_ours(bare: Release) -> No
     bare.write("project.py", "mine = True")
     bare.write("pos/wsgi.py", "import project\nassert project.mine\napplication = print\n")
     bare.ok("inspect", wsgi="pos.wsgi:application")
+
+
+INDEX = """[AddIndexConcurrently("item", models.Index(fields=["name"], name="item_name"))]"""
+RAW = """[migrations.RunSQL("CREATE INDEX CONCURRENTLY IF NOT EXISTS item_name ON shop_item (name)", "")]"""
+READING = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM django_content_type"
+
+
+def concurrent(release: Release, operations: str) -> None:
+    release.ok("migrate")
+    release.migration("0002_index", operations, atomic=False)
+    path = release.root / "shop/migrations/0002_index.py"
+    path.write_text("from django.contrib.postgres.operations import AddIndexConcurrently\n" + path.read_text())
+
+
+def index(release: Release) -> list[str]:
+    return release.sql("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('item_name')")
+
+
+@pytest.mark.parametrize("operations", [INDEX, RAW], ids=["django", "sql"])
+def test_an_index_that_is_made_concurrently_waits_longer_than_a_lock_may(
+    on_postgres: Release, cluster: Cluster, operations: str
+) -> None:
+    """It holds up nobody meanwhile."""
+    concurrent(on_postgres, operations)
+    with session(cluster, database_name(on_postgres), READING) as reader:
+        threading.Timer(4, reader.kill).start()
+        assert on_postgres.ok("migrate", lock_timeout_ms=500)["applied"] == ["shop.0002_index"]
+    assert index(on_postgres) == ["t"]
+
+
+@pytest.mark.parametrize("operations", [INDEX, RAW], ids=["django", "sql"])
+def test_an_index_that_could_not_be_finished_is_not_in_the_way_of_the_next_deploy(
+    on_postgres: Release, cluster: Cluster, operations: str
+) -> None:
+    concurrent(on_postgres, operations)
+    with session(cluster, database_name(on_postgres), READING):
+        said = on_postgres.refused("migrate", statement_timeout_ms=1500)
+    assert (said["failed"], said["atomic"]) == ("shop.0002_index", True)
+    assert "taken back" in said["hint"]
+    assert index(on_postgres) == []
+    assert on_postgres.ok("migrate")["applied"] == ["shop.0002_index"]
+    assert index(on_postgres) == ["t"]
+
+
+def test_an_index_that_cannot_be_taken_back_is_named_and_made_anew_by_the_next_deploy(
+    on_postgres: Release, cluster: Cluster
+) -> None:
+    concurrent(on_postgres, INDEX)
+    with session(cluster, database_name(on_postgres), READING.replace("django_content_type", "shop_item")):
+        said = on_postgres.refused("migrate", statement_timeout_ms=1500)
+    assert said["atomic"] is False
+    assert "DROP INDEX CONCURRENTLY item_name;" in said["hint"]
+    assert index(on_postgres) == ["f"]
+    answer = on_postgres.run("migrate")
+    assert answer.said["applied"] == ["shop.0002_index"]
+    assert "the index item_name, which an earlier attempt left unfinished, is dropped" in answer.err
+    assert index(on_postgres) == ["t"]
+
+
+def test_good_indexes_of_a_migration_that_failed_are_taken_back_and_others_are_left(on_postgres: Release) -> None:
+    on_postgres.ok("migrate")
+    on_postgres.sql("CREATE INDEX mine ON shop_item (name)")
+    concurrent(on_postgres, INDEX[:-1] + ', migrations.RunSQL("CREATE INDEX CONCURRENTLY b ON nowhere (x)")]')
+    said = on_postgres.refused("migrate")
+    assert said["atomic"] is True
+    assert on_postgres.sql("SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'shop_item'::regclass") == [
+        "shop_item_pkey",
+        "mine",
+    ]
 
 
 def test_what_a_migration_would_break_is_known_before_it_runs(release: Release) -> None:

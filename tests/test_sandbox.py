@@ -250,6 +250,21 @@ def test_a_deploy_killed_on_the_way_does_not_stand_in_the_way(checkout: Checkout
     assert checkout.serves(checkout.live())
 
 
+def test_a_package_that_went_bad_on_the_disk_is_named_and_mended(checkout: Checkout) -> None:
+    [bad] = (checkout.folder / ".sandbox/current/.venv").glob("lib/python*/site-packages/django/utils/text.py")
+    good = bad.read_bytes()
+    bad.parent.chmod(0o755)
+    bad.unlink()  # not the file in the cache of whoever runs the tests
+    bad.write_bytes(good[: len(good) // 2])
+    told = checkout.fab("check", code=4).stdout
+    assert "environment: django: django/utils/text.py is not what the package contains" in told
+    checkout.fab("deploy", "--force")
+    assert checkout.serves(checkout.live())
+    [mended] = (checkout.folder / ".sandbox/current/.venv").glob("lib/python*/site-packages/django/utils/text.py")
+    assert mended.read_bytes() == good
+    assert "environment: all files are as their packages say" in checkout.fab("check", code=0).stdout
+
+
 def test_a_killed_supervisor_is_brought_back(checkout: Checkout) -> None:
     live = checkout.live()
     (pid,) = [one for one in checkout.processes() if "bin/supervisord -c" in command_line(one)]

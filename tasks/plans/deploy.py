@@ -23,10 +23,12 @@ def plan(
     who: str,
     batch: int = 0,
     balancers: tuple[Host, ...] = (),
+    *,
+    fresh: bool = False,
 ) -> Plan:
     """`facts` names the hosts that take part; every one gets the same commit under the same id.
 
-    `balancers` are told of each batch.
+    `balancers` are told of each batch; `fresh` builds the packages from nothing.
     """
     hosts = [host for host in stage.hosts if host.name in facts]
 
@@ -61,7 +63,7 @@ def plan(
         everywhere(
             "after-checkout", "Hooks after checkout", _hooks(release, "after_checkout", stage.hooks.after_checkout)
         ),
-        everywhere("environment", "Install packages", lambda _: build.environment(stage, release)),
+        everywhere("environment", "Install packages", lambda _: build.environment(stage, release, fresh=fresh)),
         everywhere("compile", "Compile", lambda _: build.compile_code(release)),
         _static(stage, release, everywhere),
         everywhere("complete", "Write it to disk", lambda _: build.finish(release), _discard(release)),

@@ -60,12 +60,14 @@ def command(stage: Stage, service: Service) -> list[str]:
     return words
 
 
-def environment(stage: Stage, release: Release) -> Script:
+def environment(stage: Stage, release: Release, *, fresh: bool = False) -> Script:
+    """`fresh`: built from nothing, with no environment or link of an earlier release in it."""
     python = stage.python
     return script(
         (
             "environment",
             release.id,
+            "fresh" if fresh else "",
             python.version,
             python.installer,
             UV_VERSION,

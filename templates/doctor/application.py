@@ -27,6 +27,9 @@ def database() -> dict:
 
     facts = {}
     try:
+        from project_databases import migrated, prefix, writable
+        from project_indexes import invalid
+
         load_project()
         from django.db import connections
         from django.db.migrations.executor import MigrationExecutor
@@ -40,9 +43,12 @@ def database() -> dict:
                 facts["version"], facts["bytes"], facts["checksums"], facts["most"], facts["connections"] = (
                     cursor.fetchone()
                 )
-        executor = MigrationExecutor(connection)
-        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        facts["pending"] = [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
+        facts.update(pending=[], unfinished=[], also=writable()[1:], left=migrated()[1])
+        for alias in ["default", *facts["also"]]:
+            executor = MigrationExecutor(connections[alias])
+            plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+            facts["pending"] += [f"{prefix(alias)}{one.app_label}.{one.name}" for one, _ in plan]
+            facts["unfinished"] += [f"{prefix(alias)}{name}" for name in invalid(connections[alias])]
     except BaseException as error:  # an application may call sys.exit() while it is imported
         return clean({**facts, **failure(error)})
     return facts

@@ -5,12 +5,50 @@
 look_packages() { # NAME PACKAGE...
   local name=$1
   shift
-  { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true; } | sed -n 's/^installed //p' | sort | found "$name"
+  {
+    { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true; } | sed -n 's/^installed //p' | sort
+    if [ "$name" = packages ] && ! pgrep -x dpkg >/dev/null; then unfinished_packages | sed 's/^/interrupted while it was installed: /'; fi
+  } | found "$name"
+}
+
+unfinished_packages() { # that dpkg was at when it was killed or lost its power: until they are finished, apt refuses everything
+  dpkg-query -W -f '${db:Status-Status} ${db:Status-Eflag} ${Package}\n' 2>/dev/null |
+    awk '$1 ~ /^(half-installed|unpacked|half-configured|triggers-awaited|triggers-pending)$/ || $2 == "reinstreq" {print $3}'
+  if compgen -G '/var/lib/dpkg/updates/[0-9]*' >/dev/null; then echo dpkg; fi
+}
+
+finish_packages() {
+  local left broken tries
+  for ((tries = 0; tries < 300; tries++)); do # another run, as of unattended-upgrades, has them in hand
+    pgrep -x dpkg >/dev/null || break
+    sleep 1
+  done
+  left=$(unfinished_packages | sort -u | tr '\n' ' ')
+  [ -n "$left" ] || return 0
+  warn "an installation of packages was interrupted and is finished first: $left"
+  DEBIAN_FRONTEND=noninteractive timeout -k 30 900 dpkg --force-confold --force-confdef --configure -a </dev/null 3>&- || true
+  mapfile -t broken < <(dpkg-query -W -f '${db:Status-Eflag} ${Package}\n' | sed -n 's/^reinstreq //p')
+  [ "${#broken[@]}" = 0 ] || apt_install --reinstall -- "${broken[@]}" || true
+  apt_install --fix-broken || true
+  left=$(unfinished_packages | sort -u | tr '\n' ' ')
+  [ -z "$left" ] || die "an interrupted installation of packages cannot be finished: $left" \
+    "as root on this server: dpkg --configure -a; a package that no archive has: dpkg --remove --force-remove-reinstreq PACKAGE"
 }
 
 make_packages() { # PACKAGE...
-  apt_get update || warn "the list of packages could not be brought up to date: the one that is there is used"
-  apt_get install --yes --no-install-recommends -- "$@" || die "not all packages could be installed" "the lines above are apt's; is the server connected to its mirrors?"
+  if apt_get update; then UPDATED=yes; else warn "the list of packages could not be brought up to date: the one that is there is used"; fi
+  finish_packages
+  apt_install --no-install-recommends -- "$@" || die "not all packages could be installed" "the lines above are apt's; is the server connected to its mirrors?"
+}
+
+UPDATED='' # yes: the mirrors answer
+
+apt_install() { # WORD...   a power loss may have cut the lists of packages short, which apt does not notice: then once with new ones
+  apt_get install --yes "$@" && return
+  [ -n "$UPDATED" ] || return 1
+  UPDATED=
+  find /var/lib/apt/lists -maxdepth 1 -type f ! -name lock -delete
+  apt_get update && apt_get install --yes "$@"
 }
 
 apt_get() {

@@ -26,7 +26,8 @@ BLOCKERS = """
     FROM ahead LEFT JOIN pg_stat_activity USING (pid)
     WHERE cardinality(pg_blocking_pids(pid)) = 0 ORDER BY xact_start"""
 LOOK = 0.5  # seconds between two looks, which PostgreSQL's lock manager notices
-OFTEN = 60  # seconds between two words about a wait
+SOON = 10  # seconds before the first word about a wait
+OFTEN = 60  # seconds between two of them
 MOST = 3  # named; more are counted
 
 
@@ -68,10 +69,16 @@ def waiting_seen(connection, limit: float) -> Iterator[list[tuple]]:
 
 
 def watch(connection, session: int, found: list[tuple], look: float, done: threading.Event) -> None:
+    waited, next_word = 0.0, SOON
     try:
         with closing(separate(connection)) as own:
             while not done.wait(look):
-                found[:] = fetch(own, BLOCKERS, [session]) or found
+                ahead = fetch(own, BLOCKERS, [session])
+                waited, next_word = (waited + look, next_word) if ahead else (0.0, SOON)
+                if waited >= next_word:
+                    tell(f"the migration waits for {named(ahead)}")
+                    next_word = waited + OFTEN
+                found[:] = ahead or found
     except Error as error:
         say(f"whom the migration may wait for cannot be seen: {first_line(error)}")
 

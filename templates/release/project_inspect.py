@@ -14,6 +14,7 @@ from django.core import checks
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 from project_answer import ROOT, Refused, failure, first_line
+from project_databases import schemas
 from project_plan import reach, schema_facts
 
 SHORTEST_KEY = 32  # characters; 128 bits written in hexadecimal
@@ -28,7 +29,7 @@ def inspect(arguments: dict) -> dict:
     try:
         reach(connection)
         facts["database"] = "up"
-        schema, schema_errors = schema_facts(connection)
+        schema, schema_errors = schemas()
     except Refused as down:
         facts.update({key: down.answer[key] for key in ("database", "reason", "kind") if key in down.answer})
         errors.insert(0, down.answer)

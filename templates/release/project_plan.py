@@ -36,8 +36,9 @@ def reach(connection) -> None:
         connection.ensure_connection()
     except Error as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
+        name = "" if connection.alias == "default" else f" {connection.alias!r}"
         raise Refused(
-            f"The database does not let us in. {reason}",
+            f"The database{name} does not let us in. {reason}",
             "Is it running, and are host, port, user and password in the environment file right?",
             kind="database", database="down", reason=reason,
         ) from None  # fmt: skip

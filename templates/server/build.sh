@@ -56,7 +56,9 @@ python_for() { # UV VERSION DIR   an interpreter that both releases.toml and the
 
 # Environments are shared by key and never changed: one that has the lock is linked. Else the release builds its own, from a
 # hard-link copy of the live one where it can: uv replaces files and never writes into them.
-environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
+environment() { # ID FRESH VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...   FRESH: shares nothing
+  local fresh=$2
+  set -- "$1" "${@:3}"
   local id=$1 version=$2 installer=$3 requirements=$5 constraints=$6 groups=$7
   local dir=$STAGING/$id lock key whole found
   lock=$(lock_file "$dir" "$requirements") ||
@@ -68,7 +70,7 @@ environment() { # ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUP
   printf '%s' "$key" >"$dir/.release/lock.key"
   whole=$key$(source_key "$dir" "$lock" "$installer" "${@:8}")
   found=$(environment_with "$whole")
-  if [ -n "$found" ]; then
+  if [ -n "$found" ] && [ -z "$fresh" ]; then
     fact environment unchanged
   else
     build_environment "$lock" "$@"
@@ -116,15 +118,15 @@ installs_code() { # DIR LOCK INSTALLER EXTRA...   the project itself, or a folde
   { printf '%s\n' "$@" && lines_of "$dir/$lock"; } | grep -E '^[[:space:]]*(-e|--editable|\.|[[:alnum:]_-]+/)|file:|@ *\.' >/dev/null
 }
 
-environment_with() { # KEY   its name, when there is one whose interpreter is still there
-  local path
+environment_with() { # KEY   its name, when there is one whose interpreter is still there; the newest, if one was built anew
+  local path found=
   for path in "$ENVIRONMENTS/$1"-*; do
-    if [ -x "$path/bin/python" ]; then
-      printf '%s' "${path##*/}"
-      return
-    fi
+    if [ -x "$path/bin/python" ]; then found=${path##*/}; fi
   done
+  printf '%s' "$found"
 }
+
+AGAIN=() # words for uv and pip: what they shall not take from their caches
 
 build_environment() { # LOCK ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTRAINTS GROUPS EXTRA...
   local lock=$1 dir=$STAGING/$2 version=$3 installer=$4 uv_version=$5 constraints=$7 groups=$8 uv='' python donor
@@ -136,22 +138,55 @@ build_environment() { # LOCK ID VERSION INSTALLER UV_VERSION REQUIREMENTS CONSTR
   python=$(python_for "$uv" "$version" "$dir")
   "$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3], end="")' >"$dir/.release/python"
   donor=$RELEASES/$(current_id)
-  if [ -n "$uv" ] && [ -f "$donor/.venv/pyvenv.cfg" ] && [ "$(cat "$donor/.release/python")" = "$(cat "$dir/.release/python")" ]; then
+  if [ -z "$fresh" ] && [ -n "$uv" ] && [ -f "$donor/.venv/pyvenv.cfg" ] && [ "$(cat "$donor/.release/python")" = "$(cat "$dir/.release/python")" ]; then
     cp -RlP --no-preserve=mode "$(readlink -f "$donor/.venv")" "$dir/.venv" # without its folders' being read-only
     fact environment changed
   else
     new_environment "$uv" "$python" "$dir"
     fact environment new
   fi
-  rm -f "$dir/.venv/freeze.txt" "$dir/.venv/python" # one inode with the donor's
+  rm -f "$dir/.venv/freeze.txt" "$dir/.venv/python" "$dir/.venv/differing.json" # one inode with the donor's
+  install_packages "$uv" "$dir" "$lock" "$constraints" "$groups" "$@"
+  mend_packages "$uv" "$dir" "$lock" "$constraints" "$groups" "$@"
   if [ -n "$uv" ]; then
-    install_with_uv "$uv" "$dir" "$lock" "$constraints" "$groups" "$@"
     "$uv" pip freeze --quiet --python "$dir/.venv/bin/python" >"$dir/.venv/freeze.txt"
   else
-    install_with_pip "$dir" "$lock" "$constraints" "$@"
     "$dir/.venv/bin/python" -m pip freeze --quiet >"$dir/.venv/freeze.txt"
   fi
   cp "$dir/.release/python" "$dir/.venv/python"
+}
+
+install_packages() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
+  if [ -n "$1" ]; then install_with_uv "$@"; else install_with_pip "$2" "$3" "$4" "${@:6}"; fi
+}
+
+# A file that went bad on the disk is one with the file in uv's cache, and with that of every environment: it would be
+# installed for ever. What differs from its package's own list is fetched again, once.
+mend_packages() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
+  local uv=$1 dir=$2 found packages package
+  found=$(damaged_packages "$dir")
+  [ -n "$found" ] || return 0
+  mapfile -t packages < <(cut -f 1 <<<"$found")
+  warn "damaged on this server's disk, and fetched again: $(damaged_names "$found")"
+  AGAIN=()
+  if [ -n "$uv" ]; then
+    timeout -k 5 120 "$uv" cache clean --quiet -- "${packages[@]}" || die "uv's cache cannot be cleaned" "as $(id -un) on this server: uv cache clean ${packages[*]}"
+    for package in "${packages[@]}"; do AGAIN+=(--reinstall-package "$package"); done
+  else
+    AGAIN=(--force-reinstall --no-cache-dir)
+  fi
+  install_packages "$@"
+  AGAIN=()
+  found=$(damaged_packages "$dir")
+  [ -z "$found" ] || die "packages are damaged also when they are fetched again: $(damaged_names "$found")" "is the disk failing (dmesg)? then deploy again"
+}
+
+damaged_packages() { # DIR   -> PACKAGE FILE WHAT, tab-separated, the first of each package
+  "$1/.venv/bin/python" -IS "$1/.release/packages.py" "$1/.venv" note
+}
+
+damaged_names() { # LINES   of damaged_packages
+  head -n 3 <<<"$1" | awk -F '\t' '{printf "%s%s (%s %s)", (NR > 1 ? ", " : ""), $1, $2, $3}'
 }
 
 # Nothing is added to it from now on: a hook that installs something would install it into the live release. The name
@@ -189,15 +224,15 @@ install_with_uv() { # UV DIR LOCK CONSTRAINTS GROUPS EXTRA...
   export UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1 UV_NO_EDITABLE=1 VIRTUAL_ENV=$dir/.venv # its folder is staging/ now
   if [ "$lock" = uv.lock ]; then
     for group in $groups; do words+=(--group "$group"); done
-    (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv nice "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${words[@]}")
+    (cd "$dir" && UV_PROJECT_ENVIRONMENT=$dir/.venv nice "$uv" sync --locked --no-dev --no-editable --compile-bytecode --link-mode hardlink "${AGAIN[@]}" "${words[@]}")
     as_installed "$dir"
-    [ $# = 0 ] || nice "$uv" pip install --quiet --compile-bytecode --link-mode hardlink ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" -- "$@"
+    [ $# = 0 ] || nice "$uv" pip install --quiet --compile-bytecode --link-mode hardlink "${AGAIN[@]}" ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" -- "$@"
     return
   fi
   as_installed "$dir"
   # With hashes, the file itself leaves nothing open.
   if [ $# = 0 ] && grep -q -- '--hash=' "$dir/$lock"; then words+=(--require-hashes) CONSTRAINED=(); fi
-  (cd "$dir/$(dirname "$lock")" && nice "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${words[@]}" \
+  (cd "$dir/$(dirname "$lock")" && nice "$uv" pip install --exact --compile-bytecode --link-mode hardlink "${AGAIN[@]}" "${words[@]}" \
     ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" -r "$dir/$lock" "$@")
 }
 
@@ -207,7 +242,7 @@ install_with_pip() { # DIR LOCK CONSTRAINTS EXTRA...
   case $lock in uv.lock | pylock.toml) die "$lock needs uv" "see [python] installer in releases.toml" ;; esac
   if [ "$lock" = pyproject.toml ]; then set -- "$dir" "$@"; else set -- -r "$dir/$lock" "$@"; fi
   as_installed "$dir"
-  nice "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" "$@"
+  nice "$dir/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "${AGAIN[@]}" ${constraints:+-c "$dir/$constraints"} "${CONSTRAINED[@]}" "$@"
 }
 
 compile_code() { # ID   the services may not write into the release: without this every start compiles again

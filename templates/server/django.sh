@@ -83,7 +83,7 @@ migrate() { # ID RESTORE_POINT JSON PATIENCE   PATIENCE: seconds for a backup th
   fi
   cp "$dir/.release/applied.json" "$dir/.release/applied-before.json"
   if [ "$2" = yes ]; then patience=0; fi
-  if project "$dir" migrate "${3%\}}, \"patience\": $patience}"; then return; fi
+  if project "$dir" migrate "${3%\}}, \"patience\": $patience, \"restore_point\": \"$2\"}"; then return; fi
   if [ -n "$(answer failed)" ] && [ -z "$(answer atomic)" ]; then answer failed >"$dir/.release/half-migrated"; fi
   refuse "a migration failed"
 }

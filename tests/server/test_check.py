@@ -422,7 +422,7 @@ def test_before_the_first_deploy_what_needs_a_release_is_skipped_with_its_reason
         well.configure()
         well.server.run("rm -r /srv/new")
     skipped = {what for what, state in worst(found).items() if state == "skipped"}
-    assert skipped == {"release", "services", "database", "redis", "backup"}
+    assert skipped == {"release", "services", "environment", "database", "redis", "backup"}
     has(found, "database", "skipped", "nothing is live here yet")
     has(found, "files", "bad", "/srv/new/shared/.env.production does not exist")
     has(found, "git", "ok", "main is")

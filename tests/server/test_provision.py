@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,47 @@ def test_an_account_that_may_do_more_than_it_needs(shop: Shop) -> None:
     assert run("ls /root /home/deploy/.ssh", user="app", check=False).returncode != 0
     for words in ("systemctl restart ssh", "cat /etc/shadow", "systemctl stop pos.service --root=/", "bash -c id"):
         assert run(f"sudo -n {words}", user="deploy", check=False).returncode != 0, words
+
+
+HALF_WAY = r"""
+mkdir -p /tmp/half/DEBIAN && cd /tmp
+printf 'Package: half\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n' >half/DEBIAN/control
+printf '#!/bin/sh\n[ -e /tmp/powered ] || { touch /tmp/begun; sleep 100; }\n' >half/DEBIAN/postinst
+chmod 755 half/DEBIAN/postinst && dpkg-deb -b half half.deb
+setsid dpkg -i half.deb >/dev/null 2>&1 & while [ ! -e /tmp/begun ]; do sleep 0.1; done
+kill -KILL -- -$!; touch /tmp/powered
+sed -i '/^Package: logrotate$/,/^$/s/^Status: .*/Status: install reinstreq half-installed/' /var/lib/dpkg/status
+truncate -s 0 /var/lib/apt/lists/*_Packages
+"""
+
+
+def test_a_server_that_lost_its_power_while_packages_were_installed_is_provisioned(shop: Shop) -> None:
+    """What is left: an unfinished package, a journal of dpkg, a package that must be installed again, a cut list."""
+    shop.server.run(HALF_WAY)
+    assert "dpkg was interrupted" in shop.server.run("apt-get install -y git 2>&1", check=False).stdout
+    done = shop.fab("provision", "--yes", timeout=300)
+    assert "was interrupted and is finished first: dpkg half logrotate" in done.stderr
+    assert shop.server.run("dpkg --audit; dpkg-query -W -f '${db:Status-Abbrev}' half logrotate").stdout == "ii ii "
+    assert shop.fab("provision", "--check").returncode == 0
+
+
+@pytest.mark.nightly
+def test_a_provision_that_is_cut_by_the_power_at_any_moment_goes_on(boot: Boot, origin: Path, tmp_path: Path) -> None:
+    shop = Shop(tmp_path, (boot("unplugged", ssh_port=PORT, bare=True),))
+    shop.configure()
+    for seconds in (4, 8, 2, 12):
+        run = shop.start("provision", "--yes")
+        deadline = time.monotonic() + 120
+        while shop.server.run("pgrep -x dpkg", check=False).returncode and run.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(seconds)
+        shop.server.power_loss()
+        run.communicate(timeout=120)
+        shop.server.start()
+    shop.fab("provision", "--yes", timeout=600)
+    fill(shop.server, origin)
+    shop.fab("deploy", "--ref", "base", timeout=400)
 
 
 def test_a_run_that_dies_half_way_is_never_finished(shop: Shop) -> None:

@@ -33,6 +33,7 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Que
         yield Question("files", ("ask_files", user, *paths), lambda answer: read_files(answer, stage))
     if stage.services_on(host):
         yield Question("services", ("ask_services",), lambda answer: read_services(answer, stage, host))
+    yield Question("environment", ("ask_environment",), read_environment, seconds=20)
     yield from _stores(stage)
     yield from backups.questions(stage, host, now)
     yield Question(
@@ -127,6 +128,15 @@ def read_services(answer: Answer, stage: Stage, host: Host) -> Iterator[Finding]
     yield from found or [ok("services", f"{', '.join(stage.services_on(host))} run")]
 
 
+def read_environment(answer: Answer) -> Iterator[Finding]:
+    """A file that went bad on the disk is one with the file in uv's cache: every later release would share it."""
+    found = [line.split("\t") for line in answer.every("damaged")]
+    for package, file, what in found[:3]:
+        yield bad("environment", f"{package}: {file} {what}", "fab deploy --force; is the disk failing (dmesg)?")
+    if not found and answer.text.rstrip().endswith("compared"):
+        yield ok("environment", "all files are as their packages say")
+
+
 def read_database(answer: Answer) -> Iterator[Finding]:
     said = answer.json()
     if "error" in said:
@@ -138,19 +148,24 @@ def read_database(answer: Answer) -> Iterator[Finding]:
         more = f" and {len(pending) - 2} more" if pending[2:] else ""
         applied = "is not applied" if len(pending) == 1 else "are not applied"
         found.append(look("database", f"{', '.join(pending[:2])}{more} {applied}", "fab manage migrate, or deploy"))
+    for index in said.get("unfinished", []):
+        mended = f"REINDEX INDEX CONCURRENTLY {index.rpartition(':')[2]}, or drop it"
+        found.append(look("database", f"the index {index} is not finished: no query uses it", mended))
     if said.get("checksums") == "off":
         hint = "pg_checksums --enable, while PostgreSQL is stopped"
         found.append(look("database", "without data checksums a bad disk is not noticed", hint))
     if said.get("most") and said["connections"] > said["most"] * 0.8:
         value = f"{said['connections']} of {said['most']} connections are in use"
         found.append(look("database", value, "raise max_connections, or use fewer workers and threads"))
+    others = "".join(f", as is {alias}" for alias in said.get("also", []))
+    others += "".join(f"; {alias} is not ours to migrate" for alias in said.get("left", []))
     if found:
         yield from found
     elif said["vendor"] == "postgresql":
         size, used = f"{said['bytes'] / 1e6:.0f} MB", f"{said['connections']} of {said['most']} connections"
-        yield ok("database", f"PostgreSQL {said['version'].split()[0]}, {size}, {used}, migrated")
+        yield ok("database", f"PostgreSQL {said['version'].split()[0]}, {size}, {used}, migrated{others}")
     else:
-        yield ok("database", f"{said['vendor']}, migrated")
+        yield ok("database", f"{said['vendor']}, migrated{others}")
 
 
 def read_redis(answer: Answer) -> Iterator[Finding]:
