@@ -56,7 +56,7 @@ def test_a_long_backup_claims_to_hold_what_was_written_while_it_ran(
     )
     waiting = (
         f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
-        " AND application_name = 'pg_dump'"
+        " AND application_name = 'fab-releases backup'"
     )
     with session(cluster, name, "BEGIN; LOCK shop_item"):
         backup.start()
