@@ -15,8 +15,8 @@ from project_blockers import BACKUP
 from project_client import client
 from project_hold import at_one_moment, check_nothing_is_hidden, count_rows
 from project_names import KEPT, belongs, stamped
-from project_sessions import fetch, literal, live_name, maintenance, only_one, patient, quote
-from project_swap import swap
+from project_sessions import fetch, in_each_role, literal, live_name, maintenance, only_one, patient, quote
+from project_swap import INSIDE, swap
 
 SUFFIX = ".dump"
 LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table
@@ -185,8 +185,8 @@ def drop_leftovers(control, live: str) -> None:
 
 def drop(control, name: str) -> None:
     """With what still fills it: a pg_restore outlives a killed run. Without FORCE, which autovacuum makes fail."""
-    theirs = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL"
-    fetch(control, theirs, [name])
+    for _ in in_each_role(control):
+        fetch(control, INSIDE, [[name], True, 0])
     fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}")  # ends autovacuum, and waits up to 5 s for all to be gone
 
 

@@ -138,6 +138,10 @@ def read_database(answer: Answer) -> Iterator[Finding]:
         more = f" and {len(pending) - 2} more" if pending[2:] else ""
         applied = "is not applied" if len(pending) == 1 else "are not applied"
         found.append(look("database", f"{', '.join(pending[:2])}{more} {applied}", "fab manage migrate, or deploy"))
+    if said.get("hidden"):
+        value = f"row-level security hides rows of {said['hidden']} from {said['role']}: no backup can be taken"
+        hint = f"as postgres: ALTER ROLE {said['role']} BYPASSRLS; or NO FORCE ROW LEVEL SECURITY for its own tables"
+        found.append(look("database", value, hint))
     if said.get("checksums") == "off":
         hint = "pg_checksums --enable, while PostgreSQL is stopped"
         found.append(look("database", "without data checksums a bad disk is not noticed", hint))
