@@ -280,6 +280,8 @@ POSTGRESQL = (
         (("", ""), "ok", "PostgreSQL 15.14, 9 MB, 7 of 100 connections"),
         (('"on"', '"off"'), "look", "pg_checksums"),
         (("7", "90"), "look", "90 of 100"),
+        (("[]", '[], "role": "pos", "hidden": "till"'), "look", "hides rows of till from pos: no backup can be taken"),
+        (("[]", '[], "role": "pos", "hidden": "till"'), "look", "ALTER ROLE pos BYPASSRLS"),
         (("[]", '["shop.0002_x"]'), "look", "shop.0002_x is not applied"),
         (("[]", '["a.1", "a.2", "a.3", "a.4"]'), "look", "a.1, a.2 and 2 more are not applied"),
         (('"version"', '"error": "OperationalError: refused", "version"'), "bad", "refused"),

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.application import NOTE, Cluster, Release, database_name, items, postgresql, session
+import pytest
+
+from tests.application import CANARY, NOTE, REPOSITORY, Cluster, Release, database_name, items, postgresql, session
 
 
 def test_a_drill_meets_a_restore_of_a_file_and_its_copy_goes_live(bare: Release, tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_a_long_backup_claims_to_hold_what_was_written_while_it_ran(
     )
     waiting = (
         f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
-        " AND application_name = 'pg_dump'"
+        " AND application_name = 'fab-releases backup'"
     )
     with session(cluster, name, "BEGIN; LOCK shop_item"):
         backup.start()
@@ -143,3 +145,69 @@ def test_a_second_database_of_the_application_is_thought_to_be_in_the_backup(bar
     keep = {"daily": 1, "weekly": 0, "monthly": 0}
     said = bare.run("backup", directory=str(tmp_path / "backups"), keep=keep).err
     assert "fab-releases: only the database 'default' is in it: audit of DATABASES" in said
+
+
+ROLES = {
+    "assumed, and not inherited": ("NOINHERIT", {"assume_role": "app"}),
+    "assumed, and inherited": ("INHERIT", {"assume_role": "app"}),
+    "an option of the session": ("NOINHERIT", {"options": "-c role=app"}),
+}
+
+
+@pytest.mark.parametrize("how", ROLES)
+def test_backups_and_restores_take_the_role_that_the_application_takes(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path, how: str
+) -> None:
+    """And end its sessions as who logged in: the role it takes has no right to them."""
+    inherit, options = ROLES[how]
+    cluster.admin(f"DROP ROLE IF EXISTS web; CREATE ROLE web LOGIN {inherit} PASSWORD '{CANARY}'; GRANT app TO web")
+    name = database_name(on_postgres)
+    on_postgres.environment["DATABASE"] = postgresql(cluster, name, user="web", OPTIONS=options)
+    on_postgres.ok("migrate")
+    owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'shop_item'"
+    assert cluster.admin(owner, name) == "app"
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    on_postgres.ok("drill", directory=str(tmp_path), name="point")
+    with session(cluster, name, "SET ROLE app; SELECT 1", user="web"), session(cluster, name, "SELECT 1", user="app"):
+        on_postgres.ok("restore", directory=str(tmp_path), name="point")
+    assert cluster.admin(owner, name) == "app"
+
+
+def test_backups_and_restores_go_to_the_database_of_the_settings_where_a_service_file_names_another(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    name = database_name(on_postgres)
+    services = tmp_path / "services.conf"
+    where = f"host=127.0.0.1\nport={cluster.port}\nuser=app\npassword={CANARY}\n"
+    services.write_text(f"[shop]\ndbname=postgres\n{where}")
+    on_postgres.environment["PGSERVICEFILE"] = str(services)
+    on_postgres.environment["DATABASE"] = json.dumps(
+        {"ENGINE": "django.db.backends.postgresql", "NAME": name, "OPTIONS": {"service": "shop"}}
+    )
+    on_postgres.ok("migrate")
+    on_postgres.ok("restore-point", directory=str(tmp_path / "backups"), name="point")
+    assert json.loads((tmp_path / "backups/point.json").read_text())["database"] == name
+    kept = on_postgres.ok("restore", directory=str(tmp_path / "backups"), name="point")["kept"]
+    assert cluster.names(name) == [name, kept]
+
+
+def test_rows_that_the_role_may_not_see_are_said_before_a_backup_that_would_lack_them(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    on_postgres.ok("migrate")
+    on_postgres.sql("ALTER TABLE shop_item ENABLE ROW LEVEL SECURITY; ALTER TABLE shop_item FORCE ROW LEVEL SECURITY;")
+    said = on_postgres.refused("restore-point", directory=str(tmp_path), name="point")
+    assert "Row-level security hides rows of shop_item from app" in said["error"]
+    assert "As postgres: ALTER ROLE app BYPASSRLS;" in said["hint"]
+    program = (REPOSITORY / "templates/doctor/application.py").read_text()
+    environment = on_postgres.environ(RELEASE_ROOT=str(on_postgres.root))
+    checked = subprocess.run(
+        [on_postgres.python, "-c", program, "database"],
+        cwd=on_postgres.root, env=environment, capture_output=True, text=True, check=True)  # fmt: skip
+    assert json.loads(checked.stdout.splitlines()[-1])["hidden"] == "shop_item"
+    cluster.admin("ALTER ROLE app BYPASSRLS")
+    try:
+        on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+        on_postgres.ok("restore", directory=str(tmp_path), name="point")
+    finally:
+        cluster.admin("ALTER ROLE app NOBYPASSRLS")

@@ -452,7 +452,8 @@ def test_a_disk_that_fills_up_leaves_half_a_backup(on_postgres: Release, cluster
     """pg_dump has begun, and is held up until there is no room."""
     on_postgres.ok("migrate")
     on_postgres.sql("INSERT INTO shop_item (name) SELECT md5(i::text) FROM generate_series(1, 300000) AS i")
-    lock = session(cluster, database_name(on_postgres), "BEGIN; LOCK TABLE shop_item")
+    on_postgres.sql("CREATE SEQUENCE held")
+    lock = session(cluster, database_name(on_postgres), "BEGIN; DROP SEQUENCE held")
     with small_disk(200) as folder, lock as blocker:
 
         def fill_later(over: threading.Event) -> None:

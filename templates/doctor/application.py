@@ -13,6 +13,11 @@ import sys
 from urllib.parse import unquote, urlsplit
 
 SECONDS = 4
+# Tables of which a backup by this role would lack rows, so that none is taken.
+HIDDEN = """
+select quote_ident(current_user), coalesce(string_agg(oid::regclass::text, ', ' order by 1), '')
+from pg_class where relkind in ('r', 'p') and relrowsecurity and row_security_active(oid)
+"""
 POSTGRESQL = """
 select current_setting('server_version'), pg_database_size(current_database()), current_setting('data_checksums'),
        current_setting('max_connections')::int, (select sum(numbackends) from pg_stat_database)::int
@@ -43,6 +48,8 @@ def database() -> dict:
                 facts["version"], facts["bytes"], facts["checksums"], facts["most"], facts["connections"] = (
                     cursor.fetchone()
                 )
+                cursor.execute(HIDDEN)
+                facts["role"], facts["hidden"] = cursor.fetchone()
         facts.update(pending=[], unfinished=[], also=writable()[1:], left=migrated()[1])
         for alias in ["default", *facts["also"]]:
             executor = MigrationExecutor(connections[alias])

@@ -92,7 +92,7 @@ def way_out(found: list[tuple]) -> str:
     """What to do about them, in a sentence."""
     if not found:
         return "Another transaction, perhaps a dump, holds the table. Try again when it has ended."
-    if any(name in (BACKUP, "pg_dump") for _, name, _ in found):
+    if any(name.startswith((BACKUP, "pg_dump")) for _, name, _ in found):
         return "A backup holds every table until its end (fab logs --service backup). Deploy again when it has ended."
     ends = " ".join(f"SELECT pg_terminate_backend({pid});" for pid, _, _ in found[:MOST] if pid)
     return f"Deploy again when it has ended{f', or end it: {ends}' if ends else ''}"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
@@ -15,35 +12,15 @@ import project_preflight as preflight
 from django.db import Error
 from project_answer import Refused, first_line, say
 from project_blockers import BACKUP
+from project_client import client
+from project_hold import at_one_moment, check_nothing_is_hidden, count_rows
 from project_names import KEPT, belongs, stamped
-from project_sessions import fetch, literal, live_name, maintenance, only_one, patient, quote
-from project_swap import swap
+from project_sessions import fetch, in_each_role, literal, live_name, maintenance, only_one, patient, quote
+from project_swap import INSIDE, swap
 
 SUFFIX = ".dump"
 LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table
 PATIENCE = 60  # seconds a finished restore waits for those who hold the live database
-PARAMETERS = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "user": "PGUSER",
-    "password": "PGPASSWORD",
-    "dbname": "PGDATABASE",
-    "database": "PGDATABASE",
-    "service": "PGSERVICE",
-    "passfile": "PGPASSFILE",
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-}
-# What pg_dump dumps: not the tables of extensions.
-TABLES = """
-    SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-    WHERE relkind = 'r' AND relpersistence <> 't' AND nspname !~ '^pg_' AND nspname <> 'information_schema'
-    AND NOT EXISTS (SELECT FROM pg_depend d
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-    ORDER BY 1"""
 SHUT_OUT = """
     SELECT name FROM unnest(%s::text[]) AS name WHERE to_regnamespace('public') IS NOT NULL
     AND NOT has_schema_privilege(name::regrole, to_regnamespace('public'), 'CREATE')"""
@@ -81,61 +58,27 @@ def rows_now(connection) -> dict:
         return count_rows(session)
 
 
-def count_rows(connection) -> dict:
-    tables = [table for (table,) in fetch(connection, TABLES)]
-    return {table: fetch(connection, f"SELECT count(*) FROM ONLY {table}")[0][0] for table in tables}
-
-
-def client(connection, program: str, *words: str) -> None:
-    """Run pg_dump or pg_restore of the server's own version; who we are goes in its environment, never in argv."""
-    major = connection.pg_version // 10000
-    own = f"/usr/lib/postgresql/{major}/bin/{program}"
-    path = own if os.path.exists(own) else shutil.which(program)
-    if path is None:
-        raise Refused(f"{program} is not installed.", f"apt install postgresql-client-{major}")
-    given = connection.get_connection_params()
-    known = {PARAMETERS[name]: str(value) for name, value in given.items() if name in PARAMETERS}
-    done = subprocess.run(
-        [path, *words],
-        env={**os.environ, **known},
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        say(done.stderr[-4000:])
-        told = next((line for line in done.stderr.splitlines() if "error:" in line), f"exit {done.returncode}")
-        hint = "Nothing was switched; the lines on stderr say more."
-        if "unsupported version" in told:
-            hint = f"A newer pg_dump wrote it than this {program} of {major}: restore it where PostgreSQL is newer."
-        if program == "pg_dump" and "permission denied" in told:
-            user = fetch(connection, "SELECT current_user")[0][0]
-            hint = f"A table belongs to another role. As postgres: GRANT pg_read_all_data TO {quote(user)};"
-        raise Refused(f"{program} failed: {told}", hint)
-
-
 def dump(connection, path: Path) -> dict:
-    """Dump, and count rows in the dump's own snapshot: counted later, a busy database has others."""
-    with closing(patient(connection)) as session:
-        fetch(session, "SET idle_in_transaction_session_timeout = 0")
-        fetch(session, f"SET application_name = {literal(BACKUP)}")
-        fetch(session, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        snapshot = fetch(session, "SELECT pg_export_snapshot()")[0][0]
-        limits = (f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_WAIT}")
-        client(session, "pg_dump", "-Fc", "-Z1", *limits, f"--file={path}")
-        rows = count_rows(session)
-        migrations = "SELECT app || '.' || name FROM django_migrations ORDER BY 1"
-        has_any = fetch(session, "SELECT to_regclass('django_migrations') IS NOT NULL")[0][0]
-        return {
-            "database": live_name(session),
-            "server_version": fetch(session, "SHOW server_version")[0][0],
-            "encoding": fetch(session, "SHOW server_encoding")[0][0],
-            "rows": rows,
-            **preflight.needs(session),
-            "applied": [name for (name,) in fetch(session, migrations)] if has_any else [],
-        }
+    return at_one_moment(connection, lambda *held: dumped(*held, path))
+
+
+def dumped(session, snapshot: str, watch: Callable, path: Path) -> dict:
+    """The rows are those of the dump: counted later, a busy database has others."""
+    check_nothing_is_hidden(session)
+    live, name = live_name(session), f"{BACKUP}: pg_dump {os.getpid()}"
+    words = ("-Fc", "-Z1", f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_WAIT}", f"--file={path}")
+    warnings = client(session, "pg_dump", *words, database=live, name=name, watch=lambda: watch(name))
+    migrations = "SELECT app || '.' || name FROM django_migrations ORDER BY 1"
+    has_any = fetch(session, "SELECT to_regclass('django_migrations') IS NOT NULL")[0][0]
+    return {
+        "database": live,
+        "server_version": fetch(session, "SHOW server_version")[0][0],
+        "encoding": fetch(session, "SHOW server_encoding")[0][0],
+        "rows": count_rows(session),
+        **preflight.needs(session),
+        "applied": [name for (name,) in fetch(session, migrations)] if has_any else [],
+        "remarks": warnings,
+    }
 
 
 def read_whole(connection, path: Path) -> None:
@@ -190,11 +133,11 @@ def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
         drop_leftovers(control, live)
         try:
             create_like(control, live, beside)
-            words = ["--exit-on-error", f"--jobs={os.cpu_count() or 1}", f"--dbname={beside}"]
+            words = ["--exit-on-error", f"--jobs={os.cpu_count() or 1}"]
             if preflight.out_of_reach(connection, manifest):
                 words.append("--no-owner")
             with owners_let_in(connection, beside, preflight.owners_of(connection, manifest)):
-                client(connection, "pg_restore", *words, str(data))
+                client(connection, "pg_restore", *words, str(data), database=beside)
             yield control, beside, check_rows(connection, beside, manifest["rows"])
         except BaseException:
             drop_if_possible(connection, beside)
@@ -242,8 +185,8 @@ def drop_leftovers(control, live: str) -> None:
 
 def drop(control, name: str) -> None:
     """With what still fills it: a pg_restore outlives a killed run. Without FORCE, which autovacuum makes fail."""
-    theirs = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL"
-    fetch(control, theirs, [name])
+    for _ in in_each_role(control):
+        fetch(control, INSIDE, [[name], True, 0])
     fetch(control, f"DROP DATABASE IF EXISTS {quote(name)}")  # ends autovacuum, and waits up to 5 s for all to be gone
 
 

@@ -46,10 +46,10 @@ POSSIBLE = """
 HOLDERS = """
     SELECT format('session %%s of %%s (%%s)', pid, usename, application_name)
         FROM pg_stat_activity JOIN pg_roles holder ON holder.oid = usesysid
-        JOIN pg_roles me ON me.rolname = current_user
         WHERE datname = %(live)s AND coalesce(backend_type, 'client backend') = 'client backend'
-        AND NOT me.rolsuper
-        AND (holder.rolsuper OR NOT (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))
+        AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname IN (session_user, current_user) AND (rolsuper
+            OR NOT holder.rolsuper AND (pg_has_role(rolname, usesysid, 'USAGE')
+                OR pg_has_role(rolname, 'pg_signal_backend', 'USAGE'))))
     UNION ALL SELECT format('prepared transaction %%s', gid) FROM pg_prepared_xacts WHERE database = %(live)s
     UNION ALL SELECT format('replication slot %%s', slot_name) FROM pg_replication_slots WHERE database = %(live)s
     UNION ALL SELECT format('subscription %%s', subname)
@@ -59,7 +59,7 @@ WAL = """
     SELECT CASE WHEN current_setting('archive_mode') <> 'off' OR EXISTS (SELECT FROM pg_replication_slots)
         THEN %(data)s::bigint ELSE least(%(data)s, pg_size_bytes(current_setting('max_wal_size'))) END"""
 PLACE = """
-    SELECT pg_backend_pid(), current_user, pg_tablespace_location(dattablespace)
+    SELECT pg_backend_pid(), session_user, pg_tablespace_location(dattablespace)
     FROM pg_database WHERE datname = current_database()"""
 STANDS_BESIDE = "SELECT datname FROM pg_database WHERE pg_has_role(datdba, 'USAGE') ORDER BY 1"
 

@@ -65,6 +65,24 @@ def only_one(connection, work: str) -> Iterator[None]:
         yield
 
 
+# A session is ended by whoever has the rights of the role that logged in there; that of a superuser by another one.
+MAY_END = """((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        OR NOT (SELECT rolsuper FROM pg_roles WHERE oid = usesysid)
+        AND (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE')))"""
+
+
+def in_each_role(session) -> Iterator[None]:
+    """Once as who logged in, and once in the role that Django took since (assume_role), where that is another one."""
+    role, login = fetch(session, "SELECT current_user, session_user")[0]
+    if role != login:
+        fetch(session, "SET ROLE NONE")
+        try:
+            yield
+        finally:
+            fetch(session, f"SET ROLE {quote(role)}")
+    yield
+
+
 def live_name(connection) -> str:
     return fetch(connection, "SELECT current_database()")[0][0]
 

@@ -12,16 +12,16 @@ from typing import Iterator
 from django.db import Error
 from project_answer import Refused, first_line, say
 from project_preflight import holders
-from project_sessions import fetch, maintenance, quote
+from project_sessions import MAY_END, fetch, in_each_role, maintenance, quote
 
 LOCK_WAIT = 5_000  # milliseconds a rename waits for the database, and newcomers behind it
 GRACE = 0.2  # seconds for what is under way to end by itself; longer only keeps more newcomers waiting, to be refused
 REST = 0.05  # seconds without a word after which a session is between two requests, most likely
 LOOK = 0.01  # seconds between two looks at who is still inside
 # Autovacuum is nobody's, and not ours to end: PostgreSQL does it.
-INSIDE = """
+INSIDE = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s) AND usesysid IS NOT NULL
-    AND (%s OR state = 'idle' AND state_change < clock_timestamp() - make_interval(secs => %s))"""
+    AND {MAY_END} AND (%s OR state = 'idle' AND state_change < clock_timestamp() - make_interval(secs => %s))"""
 OLDEST = """
     SELECT format('the transaction of %%s (session %%s, since %%s)', usename, pid, xact_start::timestamptz(0))
     FROM pg_stat_activity WHERE datname = %s AND xact_start IS NOT NULL ORDER BY xact_start LIMIT 1"""
@@ -78,7 +78,8 @@ def end_sessions(ender, databases: list[str], done: threading.Event) -> None:
     began = time.monotonic()
     while not done.wait(LOOK):
         try:
-            fetch(ender, INSIDE, [databases, time.monotonic() - began > GRACE, REST])
+            for _ in in_each_role(ender):
+                fetch(ender, INSIDE, [databases, time.monotonic() - began > GRACE, REST])
         except Error as error:
             say(f"ending sessions: {first_line(error)}")
 

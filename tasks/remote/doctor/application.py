@@ -151,6 +151,10 @@ def read_database(answer: Answer) -> Iterator[Finding]:
     for index in said.get("unfinished", []):
         mended = f"REINDEX INDEX CONCURRENTLY {index.rpartition(':')[2]}, or drop it"
         found.append(look("database", f"the index {index} is not finished: no query uses it", mended))
+    if said.get("hidden"):
+        value = f"row-level security hides rows of {said['hidden']} from {said['role']}: no backup can be taken"
+        hint = f"as postgres: ALTER ROLE {said['role']} BYPASSRLS; or NO FORCE ROW LEVEL SECURITY for its own tables"
+        found.append(look("database", value, hint))
     if said.get("checksums") == "off":
         hint = "pg_checksums --enable, while PostgreSQL is stopped"
         found.append(look("database", "without data checksums a bad disk is not noticed", hint))
