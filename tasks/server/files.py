@@ -256,7 +256,7 @@ def _link(above: int, name: str, shown: str) -> str | None:
     # A link's own owner counts too: in /tmp, which belongs to root, anybody may have put it.
     if not _is_trusted(holder) or there.st_uid not in (0, os.geteuid()):
         raise Refused(f"{shown} is a link, in a folder that {_user(holder.st_uid)} may write", AWAY)
-    return os.readlink(name, dir_fd=above)
+    return _target(above, name)
 
 
 def _is_trusted(status: os.stat_result, *, sticky: bool = True) -> bool:
@@ -272,9 +272,18 @@ def _entry(above: int, name: str) -> Entry | None:
         there = os.stat(name, dir_fd=above, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    target = os.readlink(name, dir_fd=above) if stat.S_ISLNK(there.st_mode) else ""
+    target = _target(above, name) if stat.S_ISLNK(there.st_mode) else ""
     kind = KINDS.get(stat.S_IFMT(there.st_mode), "unknown kind")
     return Entry(kind, _user(there.st_uid), _group(there.st_gid), stat.S_IMODE(there.st_mode), there.st_size, target)
+
+
+def _target(above: int, name: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=above)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise Refused(f"{name} is exchanged while it is looked at", AWAY) from None
 
 
 def _kind(above: int, name: str) -> str:
