@@ -19,7 +19,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
+POSTGRES = max(
+    Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), default=Path("/nowhere")
+)
+"""Of the newest PostgreSQL of this machine."""
 PACKAGES = ("django==5.2.*", "psycopg[binary]")
 CANARY = "canary-Pa55/word%2F"
 KEY = "k3y-9f8e7d6c5b4a-long-enough-to-be-real-0123456789"
@@ -178,7 +181,7 @@ def as_server(command: list[object], folder: Path) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if not (POSTGRES / "initdb").exists():
-        pytest.skip("PostgreSQL 15 is not installed")
+        pytest.skip("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="project-pg-"))
     try:
         with started(folder) as made:

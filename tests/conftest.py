@@ -41,6 +41,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
+MAY_BE_SKIPPED = (
+    "git-lfs is installed here",
+    "no ext4 on a loop device here",
+)
+"""What no package can mend. Any other skip fails a run that requires real servers, as CI does: a test that is skipped
+for want of a program is a promise that nobody looked at."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("FAB_RELEASES_REQUIRE_SERVERS") != "1" or hasattr(session.config, "workerinput") or not reporter:
+        return
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ())]
+    unexpected = [reason for reason in reasons if not reason.startswith(MAY_BE_SKIPPED)]
+    if unexpected:
+        reporter.write_line("")
+        reporter.write_line(
+            f"skipped, and must not be where real servers are required: {'; '.join(unexpected)}", red=True
+        )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test waits while another process of this run is `alone`, and is not waited for where it wants to be that."""

@@ -70,7 +70,12 @@ def parent(path: str) -> Iterator[tuple[int, str]]:
     if name in ("", ".", "..") or not path.startswith("/"):
         raise Refused(f"{path!r} is no absolute path of a file", "this is a fault of ours: report it")
     with folder(above) as descriptor:
-        yield descriptor, name
+        try:
+            yield descriptor, name
+        except OSError as error:  # names the whole path: a last name alone helps nobody
+            if error.filename == name:
+                error.filename = path
+            raise
 
 
 def entry(path: str) -> Entry | None:
