@@ -431,6 +431,22 @@ def test_a_sandbox_below_a_folder_with_spaces_says_so(folder: Path, monkeypatch:
     )
 
 
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        ("0.0.0.0/0", "is everybody"),
+        ("::/0", "is everybody"),
+        ("10.0.0.1/8", "say 10.0.0.0/8, or the address alone"),
+        ("300.0.0.1", "must be an IP address or network"),
+        ("proxy.example.com", "must be an IP address or network"),
+    ],
+)
+def test_a_proxy_to_be_believed_is_named_exactly(network: str, says: str) -> None:
+    (line,) = wrong(f'{GOOD}nginx.trusted_proxies = ["203.0.113.7", "2001:db8::/32", "{network}"]\n')
+    assert line.startswith("13: stages.production.nginx.trusted_proxies[2]: ")
+    assert says in line
+
+
 CARRIED = [
     ("repository", "https://hunter2@git.example.com/pos.git", "deploy key"),
     ("repository", "HTTPS://me:hunter2@git.example.com/pos.git", "deploy key"),

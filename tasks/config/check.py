@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from ..model.config import Host, Service, Stage
+from ..model.topology import is_number
 from ..model.typed import Absolute, Match
 from .shape import Problem
 
@@ -25,8 +26,9 @@ LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups",
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    rules = (hosts, roles, keys, machines, folders, address, services, runnable, shared, encryption, archive, adoption)
-    return [problem for rule in rules for problem in rule(stage)]
+    places = (hosts, roles, keys, machines, folders, address, proxies)
+    contents = (services, runnable, shared, encryption, archive, adoption)
+    return [problem for rule in (*places, *contents) for problem in rule(stage)]
 
 
 def apart(stages: Mapping[str, Stage]) -> Iterator[tuple[str, Problem]]:
@@ -174,6 +176,20 @@ def address(stage: Stage) -> Iterator[Problem]:
         yield Problem(("branch",), '"HEAD" is the commit checked out on this machine; name a branch or tag for servers')
 
 
+def proxies(stage: Stage) -> Iterator[Problem]:
+    for row, text in enumerate(stage.nginx.trusted_proxies):
+        where = ("nginx", "trusted_proxies", row)
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            yield Problem(where, 'must be an IP address or network, as "203.0.113.0/24"')
+            continue
+        if not network.prefixlen:
+            yield Problem(where, "is everybody: anybody could claim to come from anywhere, encrypted, for any name")
+        elif "/" in text and str(network.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+            yield Problem(where, f"is an address in a network: say {network}, or the address alone")
+
+
 def services(stage: Stage) -> Iterator[Problem]:
     for kind in ("web", "beat"):
         for name in [name for name, one in stage.services.items() if one.kind == kind][1:]:
@@ -299,11 +315,3 @@ def adoption(stage: Stage) -> Iterator[Problem]:
             yield Problem(where, f"leaves the stores as they are: set {key} = false in [provision]")
     if not asked.nginx:
         yield Problem(where, "brings users to the release by nginx: set nginx = true in [provision]")
-
-
-def is_number(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

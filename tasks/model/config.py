@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from .backup import Backup, Recover
 from .layout import Layout
-from .server import Provision, Tls
+from .server import Nginx, Provision, Tls
 from .topology import Host as Host
 from .topology import Topology
 from .typed import (
@@ -272,6 +272,8 @@ class Stage(Topology):
     """Backups of the database."""
     recover: Recover = field(default_factory=Recover)
     """For a drill: what another stage lost, made again here."""
+    nginx: Nginx = field(default_factory=Nginx)
+    """How requests reach the application."""
     tls: Tls = field(default_factory=Tls)
     """How users reach the application encrypted."""
 
@@ -298,6 +300,11 @@ class Stage(Topology):
     @property
     def is_encrypted(self) -> bool:
         return self.tls.certificate != "none"
+
+    @property
+    def trusted_networks(self) -> tuple[str, ...]:
+        """Whose word for who came is taken."""
+        return tuple(dict.fromkeys((*(host.inside for host in self.balancers), *self.nginx.trusted_proxies)))
 
     def encrypts_on(self, host: Host) -> bool:
         return self.is_encrypted and host in self.doors

@@ -23,6 +23,7 @@ HostName = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a h
 Unit = Annotated[
     str, Match(r"[A-Za-z0-9][A-Za-z0-9@:_.-]*\.(service|socket|timer)", 'a systemd unit, as "gunicorn.service"')
 ]
+Network = Annotated[str, Match(r"[0-9a-fA-F.:]+(/\d{1,3})?", 'an IP address or network, as "203.0.113.0/24"')]
 OptionalPath = Annotated[str, Match(r"(/[A-Za-z0-9._+@/-]+)?", "an absolute path without spaces")]
 
 
@@ -68,6 +69,18 @@ class Provision:
     `fab provision --adopt`. It may be deploy_to itself."""
     adopt_services: tuple[Unit, ...] = ()
     """The units that run from that checkout: stopped and disabled in the end. ["gunicorn.service"]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nginx:
+    """How requests reach the application."""
+
+    __pydantic_config__ = STRICT
+
+    trusted_proxies: tuple[Network, ...] = ()
+    """Balancers and CDNs that stand before this stage's own servers, by address or network: ["203.0.113.7"]. Their word
+    is taken for who came, how and for which name (X-Forwarded-For, -Proto, -Host and their kin), and they may ask which
+    release answers. From everybody else, but the servers themselves, these headers are cleared."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,6 +90,12 @@ class Topology:
         return self.with_role("balancer")
 
     @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """IP addresses by which its hosts come to one another, once each."""
+        found = (name for host in self.hosts for name in (host.inside, host.address) if is_number(name))
+        return tuple(dict.fromkeys(found))
+
+    @property
     def doors(self) -> tuple[Host, ...]:
         """Where users come in, and TLS ends."""
         return self.balancers or self.with_role("web")
@@ -101,3 +108,12 @@ class Topology:
     def strangers_to(self, host: Host) -> tuple[Host, ...]:
         """The hosts with releases where that is not `host` alone: they come to it over the network."""
         return () if self.app_hosts == (host,) else self.app_hosts
+
+
+def is_number(name: str) -> bool:
+    """Whether it is an IP address, as opposed to a name."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

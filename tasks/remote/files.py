@@ -25,6 +25,39 @@ def supervisor(stage: Stage, tools: Path) -> dict[str, str]:
     }
 
 
+FORWARDED = (
+    "Forwarded",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Server",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Protocol",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-User",
+    "X-Forwarded-By",
+    "X-Scheme",
+    "X-Url-Scheme",
+    "Front-End-Https",
+    "X-Script-Name",
+    "X-Host",
+    "X-Original-Host",
+    "X-HTTP-Host-Override",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "Remote-User",
+    "X-Remote-User",
+    "Proxy",
+    "X-Client-IP",
+    "Client-IP",
+    "True-Client-IP",
+    "X-Cluster-Client-IP",
+    "CF-Connecting-IP",
+    "Fastly-Client-IP",
+)
+"""Headers by which proxies tell what came before them: from anybody else they are a claim, and cleared."""
+
+
 def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
@@ -36,7 +69,8 @@ def server_files(stage: Stage, host: Host) -> dict[str, str]:
 def site(stage: Stage, host: Host, *, https: bool) -> str:
     """nginx's; not yet `https` as long as there is no certificate."""
     template = "nginx/balancer.conf" if "balancer" in host.roles else "nginx/site.conf"
-    return render(template, stage, https=https, webroot=WEBROOT, encrypted=stage.encrypts_on(host))
+    more = {"webroot": WEBROOT, "encrypted": stage.encrypts_on(host), "forwarded": FORWARDED}
+    return render(template, stage, https=https, **more)
 
 
 def units(stage: Stage, host: Host) -> dict[str, str]:

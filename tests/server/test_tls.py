@@ -175,6 +175,111 @@ def test_a_user_is_not_brought_to_https(secure: Shop) -> None:
         assert "location: https://pos.test/a/?b=c\n" in answer.replace("Location", "location"), url
 
 
+ECHO = """
+import json, socketserver
+from http.server import BaseHTTPRequestHandler
+class Echo(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        self.send_response(200)
+        for name, value in (("X-Release", "20261122-101530-9f3c2ab"), ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+    def address_string(self):
+        return "nginx"
+socketserver.ThreadingUnixStreamServer("/srv/echo/web.sock", Echo).serve_forever()
+"""
+CLAIMS = {
+    "X-Forwarded-Host": "evil.test",
+    "X-Forwarded-Port": "4443",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Forwarded-Proto": "http",
+    "X-Forwarded-Ssl": "on",
+    "X-Forwarded-For": "192.0.2.66",
+    "X-Real-IP": "192.0.2.66",
+    "Forwarded": "for=192.0.2.66;host=evil.test",
+    "Remote-User": "admin",
+    "X-Release-Probe": "1",
+}
+PASSED_ON = {"x-forwarded-host": "evil.test", "forwarded": "for=192.0.2.66;host=evil.test", "x-release-probe": "1"}
+
+
+@pytest.fixture
+def echo(secure: Shop) -> Iterator[Shop]:
+    """In place of the application, what tells which headers reached it."""
+    server, before = secure.server, secure.server.run("readlink /srv/pos/current").stdout.strip()
+    server.put("/srv/echo/echo.py", ECHO)
+    server.run("systemd-run -q --unit=echo -p UMask=0 python3 /srv/echo/echo.py")
+    server.run("until [ -S /srv/echo/web.sock ]; do sleep 0.1; done; ln -sfn /srv/echo /srv/pos/current")
+    try:
+        yield secure
+    finally:
+        server.run(f"ln -sfn {before} /srv/pos/current && systemctl stop echo && rm -r /srv/echo")
+
+
+def heard(answer: str) -> tuple[dict[str, str], bool]:
+    """Headers that reached the application, and whether the release was named."""
+    head, _, body = answer.replace("\r", "").partition("\n\n")
+    found: dict[str, str] = json.loads(body)
+    return found, "x-release:" in head.lower()
+
+
+def claimed() -> list[str]:
+    return [word for name, value in CLAIMS.items() for word in ("-H", f"{name}: {value}")]
+
+
+def from_outside(server: Server) -> str:
+    words = [
+        "curl",
+        "-skSi",
+        "-m",
+        "20",
+        "--resolve",
+        f"pos.test:443:{server.address}",
+        "https://pos.test/",
+        *claimed(),
+    ]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def test_nobody_is_believed_who_he_says_he_is_but_the_server_and_its_named_proxies(echo: Shop) -> None:
+    server = echo.server
+    reached, is_named = heard(from_outside(server))
+    assert not is_named
+    assert reached["x-forwarded-proto"] == "https"
+    assert reached["x-forwarded-for"] == reached["x-real-ip"] == server.link.outside
+    assert not {name.lower() for name in CLAIMS} & set(reached) - {"x-forwarded-proto", "x-forwarded-for", "x-real-ip"}
+
+    for place in (f"pos.test:443:{server.address}", "pos.test:443:127.0.0.1"):
+        reached, is_named = heard(curl(server, "https://pos.test/", "--resolve", place, *claimed()))
+        assert is_named
+        assert PASSED_ON.items() <= reached.items()
+        assert reached["x-forwarded-for"] != "192.0.2.66"
+
+    echo.configure(f'{WITH_WWW}\n[nginx]\ntrusted_proxies = ["{server.link.outside}"]\n')
+    echo.fab("provision", "--yes", timeout=400)
+    try:
+        reached, is_named = heard(from_outside(server))
+    finally:
+        echo.configure(WITH_WWW)
+        echo.fab("provision", "--yes", timeout=400)
+    assert is_named
+    assert PASSED_ON.items() <= reached.items()
+    assert (reached["x-forwarded-for"], reached["x-forwarded-proto"]) == ("192.0.2.66", "http")
+
+
+def test_an_uploaded_page_is_shown_without_its_scripts(secure: Shop) -> None:
+    server = secure.server
+    server.put("/srv/pos/shared/media/evil.html", "<script>alert(1)</script>")
+    page = curl(server, "https://pos.test/media/evil.html")
+    assert "content-security-policy: sandbox\n" in page
+    assert "x-content-type-options: nosniff\n" in page
+    assert "strict-transport-security: max-age=86400\n" in page
+    for url in ("https://pos.test/healthz", "https://pos.test/static/none.css"):
+        assert "content-security-policy" not in curl(server, url)
+
+
 def test_a_name_that_is_not_ours_is_answered(secure: Shop) -> None:
     """No page and no certificate, by name, by address or without a name."""
     to = f"other.test:443:{secure.server.address}"
