@@ -142,6 +142,10 @@ def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
         oldest = f"the oldest is of {local(saved[-1].taken)}" if saved else "there is none at all"
         raise PreflightError(f"there is no backup at or before {then.said}; {oldest}", "fab backups")
     at.tell(Note(f"for {then.said}: {chosen.kind} {chosen.name}, taken {local(chosen.taken)}"))
+    if chosen.wrong_date:
+        at.tell(Note(f"its own date, {chosen.wrong_date}, does not fit its number: a clock was wrong", warning=True))
+    for remark in chosen.remarks:
+        at.tell(Note(remark, warning=True))
     at.tell(Note(f"what was written since then, {age(now() - chosen.taken)} ago, is not in it", warning=True))
     return chosen
 

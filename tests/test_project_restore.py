@@ -28,7 +28,7 @@ def test_a_restore_point_says_what_is_in_it_and_only_we_can_read_it(saved: tuple
     assert manifest["bytes"] == data.stat().st_size
     assert [rows for table, rows in manifest["rows"].items() if table.endswith("shop_item")] == [1]
     assert {path.stat().st_mode & 0o777 for path in backups.iterdir()} == {0o600}
-    assert sorted(path.name for path in backups.iterdir()) == sorted(["point.json", data.name])
+    assert sorted(path.name for path in backups.iterdir()) == sorted([".sequence", "point.json", data.name])
     assert "already" in release.refused("restore-point", directory=str(backups), name="point")["error"]
 
 
@@ -97,7 +97,7 @@ def test_a_failed_dump_leaves_nothing_that_looks_like_a_backup(
     cluster.admin("CREATE TABLE private (id int)", database_name(on_postgres))
     said = on_postgres.refused("restore-point", directory=str(tmp_path / "backups"), name="point")
     assert 'GRANT pg_read_all_data TO "app"' in said["hint"]
-    assert list((tmp_path / "backups").iterdir()) == []
+    assert [path.name for path in (tmp_path / "backups").iterdir()] == [".sequence"]
 
 
 def test_a_full_disk_is_noticed_before_the_dump(on_postgres: Release) -> None:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.application import CANARY, NOTE, REPOSITORY, Cluster, Release, database_name, items, postgresql, session
+from tests.application import (
+    CANARY,
+    NOTE,
+    POSTGRES,
+    REPOSITORY,
+    Cluster,
+    Release,
+    as_server,
+    database_name,
+    items,
+    postgresql,
+    session,
+    started,
+)
 
 
 def test_a_drill_meets_a_restore_of_a_file_and_its_copy_goes_live(bare: Release, tmp_path: Path) -> None:
@@ -142,9 +160,12 @@ def test_a_second_database_of_the_application_is_thought_to_be_in_the_backup(bar
     default = json.loads(bare.environment["DATABASE"])
     audit, replica = default | {"NAME": str(tmp_path / "audit.sqlite3")}, default | {"HOST": "replica"}
     bare.environment["MORE_DATABASES"] = json.dumps({"audit": audit, "replica": replica, "off": {}})
-    keep = {"daily": 1, "weekly": 0, "monthly": 0}
-    said = bare.run("backup", directory=str(tmp_path / "backups"), keep=keep).err
+    said = bare.run("backup", directory=str(tmp_path / "backups"), keep=KEEP).err
     assert "fab-releases: only the database 'default' is in it: audit of DATABASES" in said
+    (manifest,) = (tmp_path / "backups").glob("*.json")
+    told = json.loads(manifest.read_text())
+    assert told["not_in_it"]["databases"] == ["audit"]
+    assert told["remarks"] == ["only the database 'default' is in it: audit of DATABASES must be backed up by yourself"]
 
 
 ROLES = {
@@ -211,3 +232,123 @@ def test_rows_that_the_role_may_not_see_are_said_before_a_backup_that_would_lack
         on_postgres.ok("restore", directory=str(tmp_path), name="point")
     finally:
         cluster.admin("ALTER ROLE app NOBYPASSRLS")
+
+
+def test_a_database_of_the_same_name_on_another_server_is_said_to_be_in_no_backup(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    other_address = json.loads(postgresql(cluster, name, HOST="localhost"))
+    folder = Path(tempfile.mkdtemp(prefix="project-pg-"))
+    try:
+        with started(folder) as elsewhere:
+            elsewhere.admin(f"CREATE DATABASE {name} OWNER app")
+            ledger = json.loads(postgresql(elsewhere, name))
+            down = {**ledger, "PORT": 1}
+            mirror = {"TEST": {"MIRROR": "default"}}
+            databases = {"ledger": ledger, "says_it_follows": ledger | mirror, "address": other_address,
+                         "down": down, "replica_that_is_down": down | mirror, "off": {}}  # fmt: skip
+            on_postgres.environment["MORE_DATABASES"] = json.dumps(databases)
+            on_postgres.ok("restore-point", directory=str(tmp_path / "backups"), name="point")
+    finally:
+        shutil.rmtree(folder)
+    told = json.loads((tmp_path / "backups/point.json").read_text())
+    assert told["not_in_it"]["databases"] == ["down", "ledger", "says_it_follows"]
+
+
+def test_a_replica_says_itself_that_it_is_one(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    folder = Path(tempfile.mkdtemp(prefix="project-pg-"))
+    try:
+        with following(cluster, folder) as replica:
+            on_postgres.environment["MORE_DATABASES"] = json.dumps({"replica": json.loads(postgresql(replica, name))})
+            on_postgres.ok("restore-point", directory=str(tmp_path / "backups"), name="point")
+    finally:
+        shutil.rmtree(folder)
+    assert json.loads((tmp_path / "backups/point.json").read_text())["not_in_it"]["databases"] == []
+
+
+@contextmanager
+def following(cluster: Cluster, folder: Path) -> Iterator[Cluster]:
+    shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    copy = [POSTGRES / "pg_basebackup", "-h", cluster.folder, "-p", cluster.port, "-U", "postgres", "-c", "fast"]
+    as_server([*copy, "-R", "-D", folder / "data"], folder)
+    options = cluster.options.replace(f"-p {cluster.port}", f"-p {port}").replace(
+        f"-k {cluster.folder}", f"-k {folder}"
+    )
+    made = Cluster(port, folder, options)
+    made.start()
+    try:
+        yield made
+    finally:
+        as_server([POSTGRES / "pg_ctl", "-D", folder / "data", "-w", "-m", "immediate", "stop"], folder)
+
+
+def test_what_pg_dump_leaves_out_is_said(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
+    on_postgres.ok("migrate")
+    name = database_name(on_postgres)
+    cluster.admin(
+        "CREATE SUBSCRIPTION headquarters CONNECTION 'host=x' PUBLICATION p WITH (connect = off, slot_name = NONE);",
+        name,
+    )
+    cluster.admin(
+        "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+        "CREATE FOREIGN TABLE lines (a text) SERVER files OPTIONS (filename '/etc/hosts');"
+        "ALTER FOREIGN TABLE lines OWNER TO app",
+        name,
+    )
+    try:
+        answer = on_postgres.run("backup", directory=str(tmp_path / "backups"), keep=KEEP)
+    finally:
+        cluster.admin("DROP SUBSCRIPTION headquarters", name)
+    assert answer.code == 0, answer.said
+    (manifest,) = (tmp_path / "backups").glob("*.json")
+    told = json.loads(manifest.read_text())
+    assert told["not_in_it"] == {"databases": [], "subscriptions": ["headquarters"], "foreign_tables": ["lines"]}
+    assert "pg_dump: subscriptions not dumped because current user is not a superuser" in told["remarks"]
+    for remark in told["remarks"]:
+        assert f"fab-releases: {remark}" in answer.err
+
+
+# --- the order of backups ---
+
+KEEP = {"daily": 1, "weekly": 0, "monthly": 0}
+
+
+def test_no_number_of_a_backup_is_given_twice(bare: Release, tmp_path: Path) -> None:
+    """Also of those that are gone, or lie beside."""
+    bare.ok("migrate")
+    folder, beside = tmp_path / "backups/database", tmp_path / "backups/restore-points"
+    for name in ("one", "two"):
+        bare.ok("restore-point", directory=str(beside), name=name)
+    for path in beside.glob("two.*"):
+        path.unlink()
+    bare.ok("backup", directory=str(folder), keep=KEEP)
+    (manifest,) = folder.glob("*.json")
+    assert json.loads(manifest.read_text())["sequence"] == 3
+    bare.ok("restore-point", directory=str(beside), name="four")
+    assert json.loads((beside / "four.json").read_text())["sequence"] == 4
+
+
+def test_the_newest_is_the_one_taken_last_whatever_a_clock_said(bare: Release, tmp_path: Path) -> None:
+    bare.ok("migrate")
+    folder = tmp_path / "backups"
+    bare.ok("backup", directory=str(folder), keep=KEEP)
+    (first,) = folder.glob("*.json")
+    for path in folder.glob(f"{first.stem}.*"):  # the clock was years ahead
+        path.rename(path.with_name(path.name.replace(first.stem, "20990101-000000")))
+    ahead = folder / "20990101-000000.json"
+    manifest = json.loads(ahead.read_text())
+    ahead.write_text(json.dumps({**manifest, "name": ahead.stem, "taken_at": "2099-01-01T00:00:00+00:00"}))
+    bare.sql("INSERT INTO shop_item (name) VALUES ('newer')")
+    taken = bare.ok("backup", directory=str(folder), keep=KEEP)
+    assert any("it was taken after 20990101-000000, though its date is earlier" in one for one in taken["remarks"])
+    assert ahead.exists()
+    assert bare.ok("drill", directory=str(folder))["name"] == taken["name"]
+    manifest = json.loads((folder / f"{taken['name']}.json").read_text())
+    assert manifest["sequence"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,8 +30,8 @@ def test_a_week_of_days_a_month_of_weeks_half_a_year() -> None:
 
 
 def test_one_taken_before_a_risky_hour_is_gone_after_it() -> None:
-    """By hand, twice within a day: both stay."""
-    assert len(decide(names(0, 0.02, 0.1, 0.9, 1.1), [], daily=1, weekly=0, monthly=0)) == 4
+    """By hand, twice within two days: both stay."""
+    assert len(decide(names(0, 0.02, 0.1, 1.9, 2.1), [], daily=1, weekly=0, monthly=0)) == 4
 
 
 def test_gaps_do_not_cost_a_backup() -> None:
@@ -99,3 +100,30 @@ def test_what_is_said_to_go_next_is_what_goes(ages: list[float], daily: int, wee
     tomorrow = names(-1)[0]
     stays = decide([*there, tomorrow], [], **limits, now=tomorrow)
     assert goes_next(there, [], **limits, now=now) == sorted(set(there) - set(stays))
+
+
+def test_days_are_those_of_backups_whose_date_fits_their_number() -> None:
+    """One taken while the clock was ahead stands for no day, and is no newer than what was taken after it."""
+    there = names(4, 3, -900, 2, 1)
+    numbers = {name: number for number, name in enumerate(there, 1)}
+    kept = decide(there, [], daily=3, weekly=0, monthly=0, numbers=numbers)
+    ahead = there[2]
+    assert kept.pop(ahead) == "its date and its number disagree"
+    assert list(kept.values()) == ["the newest", "daily: 2026-11-20", "daily: 2026-11-19"]
+
+
+def test_one_taken_while_the_clock_was_behind_stays_and_harms_no_other() -> None:
+    there = names(4, 3, 900, 2, 1)
+    numbers = {name: number for number, name in enumerate(there, 1)}
+    kept = decide(there, [], daily=4, weekly=0, monthly=0, numbers=numbers)
+    assert kept[there[2]] == "its date and its number disagree"
+    assert set(kept) == set(there)
+
+
+@given(st.lists(st.floats(0, 800), max_size=30), st.randoms())
+def test_the_one_taken_last_never_goes(ages: list[float], chance: random.Random) -> None:
+    there = sorted(set(names(*ages)))
+    chance.shuffle(there)
+    numbers = {name: number for number, name in enumerate(there, 1)}
+    kept = decide(there, [], daily=1, weekly=0, monthly=0, numbers=numbers)
+    assert not there or there[-1] in kept

@@ -99,6 +99,22 @@ def test_the_newest_backup_is_one_of_the_future(at: Library) -> None:
     assert facts["backup_proven"] == facts["backup_drilled"] == "2026-11-02T04:30:00+00:00"
 
 
+def test_the_newest_backup_is_known_by_its_number_and_what_it_lacks_is_said(at: Library) -> None:
+    folder = at.folder / "backups" / "database"
+    lacks = ["only 'default' is in it: \"a]b\" is not", "b"]
+    for name, more in (
+        ("20261121-023000", {"sequence": 9}),
+        ("20261101-023000", {"sequence": 10, "remarks": lacks}),
+        ("20991231-235959", {"sequence": 8}),
+        ("20991231-235959-2", {}),
+    ):
+        told = {"sequence": 0, "name": name, "rows": {"a": 1}, "taken_at": "2026-11-01T02:30:00+00:00", **more}
+        (folder / f"{name}.json").write_text(json.dumps({key: value for key, value in told.items() if value}, indent=1))
+    facts = at.ok("survey_backups")
+    assert facts["backup"] == "20261101-023000"
+    assert json.loads(facts["backup_remarks"]) == lacks
+
+
 def test_without_any_backup_the_question_is_answered_all_the_same(at: Library) -> None:
     facts = at.ok("survey_backups")
     assert facts["backup_units"] == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,9 @@ import pytest
 from tasks.model.backup import Backup, Fate, Saved
 from tasks.model.config import Environment, Host, Notify
 from tasks.model.facts import HostFacts
+from tasks.model.moment import at_or_before, moment
 from tasks.model.standing import Standing
-from tasks.remote import doctor, machine, retention, roles
+from tasks.remote import backup, doctor, machine, retention, roles
 from tasks.remote.doctor import backups as asked
 from tasks.remote.doctor.question import Answer
 from tasks.remote.machine import stores
@@ -237,7 +239,7 @@ def test_what_keeps_a_backup_and_what_goes_next_is_told() -> None:
     fates = retention.fates(found, Backup(daily=7, weekly=0, monthly=0), NOW)
     assert fates[found[0].name] == Fate("the newest", goes_next=False)
     assert fates[found[-1].name] == Fate("the newest that was proven", goes_next=False)
-    assert fates[found[1].name].why == "within a day of the newest"
+    assert fates[found[1].name].why == "daily: 2026-11-21"
     assert [one.name for one in found if fates[one.name].goes_next] == [one.name for one in found[6:9]]
     text = page.to_text(found, {}, NOW, standing=standing(), fates=fates)
     assert f"{found[6].name}  backup  6 d ago" in text
@@ -245,6 +247,58 @@ def test_what_keeps_a_backup_and_what_goes_next_is_told() -> None:
     told = page.to_json(found, {}, standing(), fates)["backups"]
     assert [one["goes_next"] for one in told].count(True) == 3
     assert told[-1]["proof_seconds"] == 12.3
+
+
+def marks(*manifests: dict[str, object]) -> list[tuple[str, ...]]:
+    whole = [{"name": f"n{one['sequence']}", "release": "r", "bytes": 1, "rows": {"t": 1}, **one} for one in manifests]
+    return [("saved", "backup", base64.b64encode(json.dumps(one).encode()).decode(), "", "") for one in whole]
+
+
+def test_backups_are_in_the_order_of_their_numbers_and_a_wrong_date_is_said() -> None:
+    found = backup.parse(
+        marks(
+            {"sequence": 1, "taken_at": "2026-11-19T02:30:00+00:00"},
+            {"sequence": 2, "taken_at": "2031-01-01T02:30:00+00:00"},
+            {"sequence": 3, "taken_at": "2026-11-20T02:30:00+00:00"},
+            {"sequence": 4, "taken_at": "2001-01-01T02:30:00+00:00", "remarks": ["audit is not in it"]},
+        )
+    )
+    assert [one.name for one in found] == ["n4", "n3", "n2", "n1"]
+    assert [one.wrong_date[:4] for one in found] == ["2001", "", "2031", ""]
+    latest, before = moment("latest", NOW), moment("2026-11-19T12:00Z", NOW)
+    assert [one.name for wanted in (latest, before) if (one := at_or_before(found, wanted))] == ["n4", "n1"]
+    text = page.to_text(found, {}, NOW)
+    assert "n2 says it was taken 2031-01-01T02:30:00+00:00, which does not fit its number: a clock was wrong" in text
+    assert page.to_json(found, {})["backups"][0]["remarks"] == ["audit is not in it"]
+
+
+def test_the_latest_is_the_newest_also_where_its_clock_was_ahead() -> None:
+    found = backup.parse(
+        marks(
+            {"sequence": 1, "taken_at": "2026-11-19T02:30:00+00:00"},
+            {"sequence": 2, "taken_at": "2031-01-01T02:30:00+00:00"},
+        )
+    )
+    chosen = at_or_before(found, moment("latest", NOW))
+    assert chosen
+    assert chosen.name == "n2"
+
+
+def test_a_newest_that_is_dated_later_than_now_is_not_taken_for_a_fresh_one() -> None:
+    assert (
+        "is dated 2031-01-01 02:30:00 UTC, later than now: a clock was wrong"
+        in unwell(standing(backup_taken="2031-01-01T02:30:00+00:00"))["backup"]
+    )
+
+
+def test_what_the_newest_does_not_hold_is_said_where_people_look() -> None:
+    """As long as it is so; it is no fault of a run, and alarms nobody again and again."""
+    found = standing(backup_remarks='["audit is not in it", "b", "c"]')
+    assert unwell(found) == {"backup-contents": "audit is not in it; b; and 1 more"}
+    assert "audit is not in it" in found.line(NOW)
+    assert found.is_well(NOW)
+    assert "audit is not in it" in page.to_text((saved(1),), {}, NOW, standing=found)
+    assert unwell(standing(backup_remarks="{nonsense")) == {}
 
 
 def test_a_backup_nobody_restored_is_called_good() -> None:

@@ -96,6 +96,13 @@ class Saved:
     """When it was last restored and found right, as an ISO time; "" never."""
     proof_seconds: float = -1
     """How long that took; -1 unknown."""
+    sequence: int = 0
+    """Higher than that of any backup before it, whatever clocks said; 0 for a moment, and from older programs."""
+    wrong_date: str = ""
+    """What its manifest says of when it was taken, where that does not fit its number: `taken` is then that of the
+    next one, before which it was taken."""
+    remarks: tuple[str, ...] = ()
+    """What it does not hold, in words."""
 
     @classmethod
     def from_json(cls, kind: str, text: str) -> Saved:
@@ -109,6 +116,8 @@ class Saved:
             size=int(told["bytes"]),
             rows=sum(told["rows"].values()),
             server_version=str(told.get("server_version", "")),
+            sequence=int(told.get("sequence", 0)),
+            remarks=tuple(str(one) for one in told.get("remarks", ())),
         )
 
     def with_proof(self, at: str, seconds: str = "") -> Saved:

@@ -56,8 +56,9 @@ def moment(text: str, now: datetime) -> Moment:
 
 
 def at_or_before(found: Iterable[One], wanted: Moment) -> One | None:
-    """The newest that was taken at the moment or before it."""
-    return max((one for one in found if one.taken <= wanted.at), key=lambda one: one.taken, default=None)
+    """The newest that was taken at the moment or before it; the latest is the newest there is, whatever clocks say."""
+    before = (one for one in found if wanted.said == LATEST or one.taken <= wanted.at)
+    return max(before, key=lambda one: one.taken, default=None)
 
 
 def local(at: datetime) -> str:

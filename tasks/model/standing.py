@@ -15,13 +15,15 @@ OVERDUE = timedelta(hours=26)
 """Of a daily backup: a day, and the hours a slow one may take."""
 DRILLS = {"daily": timedelta(days=2), "weekly": timedelta(days=8), "monthly": timedelta(days=33)}
 """After which a drill has been missed: its interval, and a day in which a server was off."""
+AHEAD = timedelta(minutes=10)
+"""By which the clocks of a server and of this machine may differ."""
 BEHIND = timedelta(days=1)
 """Of the copy away from the server, behind the newest backup."""
 
 RUNS = ("backup", "drill", "offsite", "archive")
 """What timers run, as the units are called behind the application's name."""
 
-Aspect = Literal["backup", "backup-timer", "drill", "off-site"]
+Aspect = Literal["backup", "backup-contents", "backup-timer", "drill", "off-site"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Standing:
     """When the newest was restored and found right; None: not proven."""
     drilled: datetime | None = None
     """When any was."""
+    remarks: tuple[str, ...] = ()
+    """What the newest does not hold, in words."""
     sent: datetime | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     """"backup.timer", "drill.timer" and each of RUNS -> state."""
@@ -71,6 +75,7 @@ class Standing:
             taken=moment(facts.get("backup_taken", "")),
             proven=moment(facts.get("backup_proven", "")),
             drilled=moment(facts.get("backup_drilled", "")),
+            remarks=_remarks(facts.get("backup_remarks", "")),
             sent=moment(facts.get("backup_sent", "")),
             units=dict(word.split("=", 1) for word in facts["backup_units"].split() if "=" in word),
             failures={run: failure for run, failure in failures.items() if failure},
@@ -78,13 +83,14 @@ class Standing:
 
     def judged(self, now: datetime) -> tuple[Judgement, ...]:
         """Every aspect there is, well or not; `now` is aware. Without systemd nothing runs by itself."""
+        contents = (self._contents(),) if self.remarks else ()
         if not self.units:
-            return self._age(now), self._drill(now)
-        return self._age(now), self._timer(now), self._drill(now), self._away(now)
+            return self._age(now), *contents, self._drill(now)
+        return self._age(now), *contents, self._timer(now), self._drill(now), self._away(now)
 
     def is_well(self, now: datetime) -> bool:
-        """Where nothing is to be sent away, that it is not is no fault."""
-        return all(one.is_well or self._is_choice(one) for one in self.judged(now))
+        """Where nothing is to be sent away, that it is not is no fault; what is in no backup is known, and stays so."""
+        return all(one.is_well or self._is_choice(one) or one.what == "backup-contents" for one in self.judged(now))
 
     def _is_choice(self, one: Judgement) -> bool:
         return one.what == "off-site" and not self.wanted.repository
@@ -100,9 +106,16 @@ class Standing:
             return Judgement("backup", False, "there is no backup", "fab backup")
         proof = f"proven {age(now - self.proven)} ago" if self.proven else "not proven"
         said = f"the newest is {age(now - self.taken)} old, {proof}"
+        if self.taken - now > AHEAD:
+            said = f"the newest is dated {self.taken:%Y-%m-%d %H:%M:%S %Z}, later than now: a clock was wrong"
+            return Judgement("backup", False, said, "look at the server's clock (fab check), then fab backup")
         if now - self.taken > OVERDUE:
             return Judgement("backup", False, f"{said}: overdue", "fab backup; fab logs --service backup")
         return Judgement("backup", True, said)
+
+    def _contents(self) -> Judgement:
+        more = f"; and {len(self.remarks) - 2} more" if self.remarks[2:] else ""
+        return Judgement("backup-contents", False, f"{'; '.join(self.remarks[:2])}{more}", "fab backups --json")
 
     def _timer(self, now: datetime) -> Judgement:
         if (failed := self._failed("backup", self.taken, now)) is not None:
@@ -184,6 +197,14 @@ def moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _remarks(text: str) -> tuple[str, ...]:
+    try:
+        told = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(str(one) for one in told) if isinstance(told, list) else ()
 
 
 def _failure(line: str) -> Failure | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from ..model.backup import Saved
 from ..model.config import Stage
 from ..model.shell import Script, script
-from . import health
+from . import health, retention
 
 
 def take(stage: Stage) -> Script:
@@ -41,14 +42,29 @@ def listing() -> Script:
 
 
 def parse(marks: Iterable[tuple[str, ...]]) -> tuple[Saved, ...]:
-    """(kind, word, ...) as a session heard them -> newest first. What is no manifest is no backup."""
+    """(kind, word, ...) as a session heard them -> newest first, by number. What is no manifest is no backup."""
     found = []
     for mark in marks:
         if mark[0] == "saved":
             with suppress(ValueError, KeyError, TypeError, AttributeError):
                 _, kind, text, *proof = mark
                 found.append(Saved.from_json(kind, base64.b64decode(text).decode()).with_proof(*proof))
-    return tuple(sorted(found, key=lambda one: one.taken, reverse=True))
+    return tuple(sorted(_dated(found), key=lambda one: (one.taken, one.sequence), reverse=True))
+
+
+def _dated(found: Iterable[Saved]) -> Iterator[Saved]:
+    """Where a date does not fit a number, a clock was wrong: it was taken before the next one, or after the last."""
+    numbered = sorted((one for one in found if one.sequence), key=lambda one: one.sequence)
+    yield from (one for one in found if not one.sequence)
+    wrong = retention.misdated(numbered)
+    fitting = [one for one in numbered if one not in wrong]
+    for one in numbered:
+        if one in wrong:
+            later = [other for other in fitting if other.sequence > one.sequence]
+            known = later[0] if later else fitting[-1]
+            yield replace(one, taken=known.taken, wrong_date=one.taken.isoformat())
+        else:
+            yield one
 
 
 def preview(saved: Saved) -> Script:

@@ -39,6 +39,11 @@ def to_text(
     ]
     lines = columns(header, rows, strong) if rows else ["no backup yet: fab backup takes one"]
     notices = [f"{said}: {hint}" for said, hint in attention(facts, standing, now)]
+    notices += [
+        f"{one.name} says it was taken {one.wrong_date}, which does not fit its number: a clock was wrong"
+        for one in saved
+        if one.wrong_date
+    ]
     return "\n".join([*lines, *(f"{bold('look at', strong)}: {clean(one)}" for one in notices)]) + "\n"
 
 
@@ -62,6 +67,9 @@ def to_json(
             "proof_seconds": one.proof_seconds if one.proof_seconds >= 0 else None,
             "kept_as": fates[one.name].why if one.name in fates else "",
             "goes_next": one.name in fates and fates[one.name].goes_next,
+            "sequence": one.sequence,
+            "wrong_date": one.wrong_date or None,
+            "remarks": list(one.remarks),
         }
         for one in saved
     ]

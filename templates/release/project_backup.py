@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import project_postgres
+import project_remarks
 import project_retention
+import project_sequence
 import project_sqlite
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
@@ -46,13 +48,15 @@ def restore_point(arguments: dict) -> dict:
             raise Refused(f"There is a restore point {name} already.", "Take another name; they are never overwritten.")
         check_space(directory, needed)
         try:
+            facts = {} if "said" in arguments else {"sequence": project_sequence.next_number(directory)}
             taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")  # what comes later need not be in it
-            facts = engine.dump(connection, parts[0])
+            facts.update(engine.dump(connection, parts[0]))
             engine.read_whole(connection, parts[0])
             facts.update(name=name, application=application(), engine=connection.vendor, file=data.name,
                          bytes=parts[0].stat().st_size, sha256=digest(parts[0]), database_bytes=needed,
                          release=os.path.basename(ROOT), taken_at=taken_at)  # fmt: skip
             facts.update(arguments.get("said", {}))
+            add_remarks(connection, directory, facts)
             parts[1].write_text(json.dumps(facts, indent=1))
             for part, final in ((parts[0], data), (parts[1], manifest)):
                 flush(part)
@@ -70,20 +74,28 @@ def backup(arguments: dict) -> dict:
     directory = Path(arguments["directory"])
     with free_name(directory) as name:
         taken = restore_point({**arguments, "name": name})
-    if missed := left_out():
-        tell(f"only the database 'default' is in it: {', '.join(missed)} of DATABASES must be backed up by yourself")
-    names = [path.stem for path in directory.glob("*.json")]
-    kept = project_retention.decide(names, proven(directory), **arguments["keep"], now=name)
+    for remark in taken["remarks"]:
+        tell(remark)
+    numbers = project_sequence.numbers(directory)
+    names = list(numbers)
+    kept = project_retention.decide(names, proven(directory), **arguments["keep"], now=name, numbers=numbers)
     dropped = sorted(set(names) - set(kept))
     for old in dropped:
         remove(directory, old)
     return {**taken, "dropped": dropped}
 
 
-def left_out() -> list[str]:
-    """Databases of the settings that are not in a backup; one with the name of `default` is its replica."""
-    names = {alias: str(one["NAME"]) for alias, one in connections.databases.items() if "dummy" not in one["ENGINE"]}
-    return sorted(alias for alias, name in names.items() if name != names.get("default"))
+def add_remarks(connection, directory: Path, facts: dict) -> None:
+    """What is not in it, and what pg_dump warned of. Where clocks disagree one of them was wrong, and nobody knows
+    which: what is newer is known by the number.
+    """
+    found = project_remarks.absent(connection)
+    warned = [line.replace("warning: ", "", 1) for line in facts.get("remarks", [])]
+    facts.update(not_in_it=found["not_in_it"], remarks=[*found["remarks"], *warned])
+    later = project_sequence.disagreeing(directory, facts["taken_at"]) if "sequence" in facts else ""
+    if later:
+        date = f"{facts['taken_at']} by the clock"
+        facts["remarks"].append(f"it was taken after {later}, though its date is earlier, {date}: one was wrong")
 
 
 def remove(directory: Path, name: str) -> None:

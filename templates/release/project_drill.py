@@ -10,6 +10,7 @@ from pathlib import Path
 
 import project_journal
 import project_retention
+import project_sequence
 from project_answer import ROOT, Refused
 from project_backup import PROOF, flush, opened, place, verified
 
@@ -40,12 +41,12 @@ def drill(arguments: dict) -> dict:
 
 
 def newest(directory: Path) -> str:
-    """By its name, which begins with its moment; one dated later than now was taken while a clock was wrong."""
+    """By its number. Of those without one, from older programs, by its name, those later than now last."""
     now = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
-    names = sorted(path.stem for path in directory.glob("[0-9]*.json"))
-    if not names:
+    numbers = {name: one for name, one in project_sequence.numbers(directory).items() if project_retention.moment(name)}
+    if not numbers:
         raise Refused(f"There is no backup in {directory}.", "fab backup takes one.")
-    return next((name for name in reversed(names) if not project_retention.is_later(name, now)), names[-1])
+    return max(numbers, key=lambda name: (numbers[name], not project_retention.is_later(name, now), name))
 
 
 def prove(directory: Path, name: str, seconds: float) -> None:

@@ -3,11 +3,16 @@
 # and the journal of releases; all else is read by bash itself, for `fab status` asks this each time.
 
 survey_backups() {
-  local now path name newest='' VALUE='' drilled=''
+  local now path name newest='' VALUE='' drilled='' top=0
   TZ=UTC0 printf -v now '%(%Y%m%d-%H%M%S)T' -1
   for path in "$DEPLOY_TO/backups/database"/[0-9]*.json; do
     name=${path##*/}
-    if [ -f "$path" ] && [[ ! ${name:0:15} > $now ]]; then newest=${path%.json}; fi # later: a clock was wrong
+    read_value sequence "$path"
+    if [ -n "$VALUE" ]; then
+      if ((VALUE > top)); then top=$VALUE newest=${path%.json}; fi
+    elif [ "$top" = 0 ] && [ -f "$path" ] && [[ ! ${name:0:15} > $now ]]; then
+      newest=${path%.json} # of older programs; later than now: a clock was wrong
+    fi
   done
   if [ -n "$newest" ]; then
     fact backup "${newest##*/}"
@@ -15,6 +20,7 @@ survey_backups() {
     fact backup_taken "$VALUE"
     read_value at "$newest.drill"
     fact backup_proven "$VALUE"
+    fact backup_remarks "$(remarks_of "$newest.json")"
   fi
   for path in "$DEPLOY_TO/backups/database"/*.drill; do
     read_value at "$path"
@@ -22,6 +28,11 @@ survey_backups() {
   done
   fact backup_drilled "$drilled"
   survey_runs "$PRIVATE/journal.jsonl"
+}
+
+remarks_of() { # MANIFEST   what it does not hold, as JSON
+  python3 -IS -c 'import json, sys
+print(json.dumps(json.load(open(sys.argv[1])).get("remarks", [])))' "$1" 2>/dev/null || true
 }
 
 # Of a host that has the database and no releases: what it sends away by itself.
