@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from secrets import token_hex
 from typing import Any
 
@@ -13,10 +13,10 @@ from ._archive import at_that_second
 from ._operator import confirm, load_stage, now, strong, wanted, who
 from ._scene import Scene, scene, show_plan, talk
 from ._task import task
-from .model.backup import Saved
+from .model.backup import LeftOut, Saved
 from .model.config import Stage
 from .model.errors import PreflightError
-from .model.event import Note
+from .model.event import Event, Note
 from .model.moment import FORMS, Moment, age, at_or_before, local
 from .model.plan import Plan
 from .model.standing import Standing
@@ -37,6 +37,7 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
     with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         said = json_module.loads(at.answer(saving.take(here), HOURS).facts()["backup"])
         tell(Note(f"{said['name']}: {said['rows']:,} rows, {said['bytes']:,} bytes, read whole"))
+        _tell_limits(tell, said)
         for old in said["dropped"]:
             tell(Note(f"{old} removed: not kept by [backup] daily, weekly or monthly"))
         if here.backup.repository:
@@ -108,6 +109,18 @@ def restore_db(
         return show_plan(plan, json=json) if dry_run else at.perform(plan, done, timeout=HOURS)
 
 
+def _tell_limits(tell: Callable[[Event], None], said: Mapping[str, Any]) -> None:
+    """What a restore of it would be without; it is a backup all the same."""
+    from .report import backups as page
+
+    if said.get("untried"):
+        tell(Note(f"whether all of it can be restored was not tried: {said['untried']}", warning=True))
+    if lines := page.without(LeftOut.from_json(said.get("left_out"))):
+        tell(Note("a restore of it would be without (missing privileges):", warning=True))
+        for line in lines:
+            tell(Note(line, warning=True))
+
+
 def _settled(at: Scene) -> str:
     """The live release. PreflightError while it is undecided which one that is."""
     at.survey()
@@ -147,7 +160,11 @@ def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
 
 
 def _to_scratch(at: Scene, chosen: Saved) -> int:
+    from .report import backups as page
+
     done = json_module.loads(at.answer(saving.rehearse(chosen, keep=True), HOURS).facts()["drill"])
+    for line in page.without(LeftOut.from_json(done.get("left_out"))):
+        at.tell(Note(f"not restored (missing privileges):{line[1:]}", warning=True))
     at.tell(Note(f"restored as {done['scratch']}, {done['rows']:,} rows, checked; drop it when you have seen enough"))
     return 0
 
@@ -155,6 +172,8 @@ def _to_scratch(at: Scene, chosen: Saved) -> int:
 @task(help={"name": "of a backup (default: the newest)"})
 def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool = False) -> None:
     """Prove a backup: restore it beside the live database, check it, drop it, say how long that took."""
+    from .report import backups as page
+
     here = load_stage(stage)
     with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
         saved, _ = _listed(at)
@@ -162,7 +181,9 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         if chosen is None:
             raise PreflightError(f"there is no backup{f' {name}' if name else ''}", "fab backup takes one")
         done = json_module.loads(at.answer(saving.rehearse(chosen, keep=False, by=who()), HOURS).facts()["drill"])
-        tell(Note(f"{chosen.name}: {done['rows']:,} rows restored and checked in {done['seconds']} s (RTO)"))
+        missing = page.named(LeftOut.from_json(done.get("left_out")))
+        verified = f"verified, without {missing}" if missing else "verified"
+        tell(Note(f"{chosen.name}: {verified}: {done['rows']:,} rows restored in {done['seconds']} s (RTO)"))
         tell(Note(f"what was written in the last {age(now() - chosen.taken)} is not in it (RPO)"))
 
 
@@ -182,12 +203,16 @@ def _to_migrate(chosen: Saved, found: Mapping[str, Any]) -> list[str]:
 
 
 def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> str:
+    from .report import backups as page
+
     rows = found["newer_rows"]
     lines = [f"Restore {clean(chosen.name)}? The live database is kept, and `fab restore-db --undo` brings it back."]
     lines += [f"  {clean(table)}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
     lines += [f"  ... and {len(rows) - 20} more tables"] if len(rows) > 20 else []
     lines += ["  every table has as many rows as the backup"] if not rows else []
-    lines += [f"  for want of rights it will lack: {clean(one)}" for one in found.get("not_carried", ())]
+    left_out = LeftOut.from_json(found.get("left_out"))
+    lines += [f"  not restored (missing privileges):{clean(line[1:])}" for line in page.without(left_out)]
+    lines += [f"  not restored (missing privileges): {clean(one)}" for one in found.get("not_carried", ())]
     if missing:
         lines.append(f"  it is older than the live release: {clean(', '.join(missing))} will be migrated right after")
     return "\n".join(lines)

@@ -254,6 +254,30 @@ def test_a_backup_nobody_restored_is_called_good() -> None:
     assert "good" not in text
 
 
+def test_what_a_restore_would_be_without_is_listed_with_the_statement_that_makes_it() -> None:
+    manifest = {"name": "n", "taken_at": NOW.isoformat(), "bytes": 1, "rows": {}, "left_out": [
+        {"what": "publication p", "statement": "CREATE PUBLICATION p\n FOR ALL TABLES;", "reason": "must be superuser"},
+        {"what": "comment on publication p", "statement": "COMMENT ON ...;", "reason": "no p", "follows": True},
+        {"what": "subscription s", "statement": "", "reason": "\x1b]52;c;eA\x07"},
+    ]}  # fmt: skip
+    one = Saved.from_json("backup", json.dumps(manifest))
+    text = page.to_text((one,), {}, NOW)
+    assert "  publication p (must be superuser); afterwards, as postgres: CREATE PUBLICATION p  FOR ALL TABLES;" in text
+    assert "comment on" not in text
+    assert "\x1b" not in text
+    assert page.named(one.left_out) == "publication p, subscription s"
+    assert page.to_json((one,), {})["backups"][0]["left_out"][1]["what"] == "comment on publication p"
+    untried = Saved.from_json("backup", json.dumps({**manifest, "left_out": [], "untried": "no room"}))
+    assert "whether all of n can be restored was not tried: no room" in page.to_text((untried,), {}, NOW)
+
+
+def test_status_says_that_a_restore_would_be_without_something() -> None:
+    facts = {"backup_units": "backup.timer=active drill.timer=active", "backup": "b", "backup_taken": NOW.isoformat()}
+    found = Standing.from_facts(Backup(), {**facts, "backup_left_out": "2"})
+    assert found is not None
+    assert "a restore is without 2 things of it: fab backups" in found.line(NOW)
+
+
 def test_what_programs_get_is_documented() -> None:
     told = page.to_json((saved(1),), {}, standing())
     fields = documented()

@@ -79,6 +79,29 @@ class Recover:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Something of the database that its own role may not make, so that a restore is without it."""
+
+    what: str
+    statement: str = ""
+    """What postgres says afterwards to make it; "" where it is not known to us."""
+    reason: str = ""
+    """In PostgreSQL's words."""
+    follows: bool = False
+    """Only because something else that is left out is missing."""
+
+    @classmethod
+    def from_json(cls, told: Any) -> tuple[LeftOut, ...]:
+        """Of a manifest or an answer; () for what says nothing of it."""
+        found = told if isinstance(told, list) else []
+        return tuple(
+            cls(str(one["what"]), str(one.get("statement", "")), str(one.get("reason", "")), bool(one.get("follows")))
+            for one in found
+            if isinstance(one, dict) and "what" in one
+        )
+
+
+@dataclass(frozen=True)
 class Saved:
     """A backup or a restore point, as its manifest says; it was read whole before it got its name."""
 
@@ -95,6 +118,10 @@ class Saved:
     """When it was last restored and found right, as an ISO time; "" never."""
     proof_seconds: float = -1
     """How long that took; -1 unknown."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What a restore would be without, as far as was known when it was taken."""
+    untried: str = ""
+    """Why nobody knows what a restore would be without; "" where it was tried."""
 
     @classmethod
     def from_json(cls, kind: str, text: str) -> Saved:
@@ -108,6 +135,8 @@ class Saved:
             size=int(told["bytes"]),
             rows=sum(told["rows"].values()),
             server_version=str(told.get("server_version", "")),
+            left_out=LeftOut.from_json(told.get("left_out")),
+            untried=str(told.get("untried", "")),
         )
 
     def with_proof(self, at: str, seconds: str = "") -> Saved:

@@ -51,6 +51,8 @@ class Standing:
     taken: datetime | None = None
     proven: datetime | None = None
     """When the newest was restored and found right; None: not proven."""
+    left_out: int = 0
+    """How many things of the newest a restore would be without."""
     drilled: datetime | None = None
     """When any was."""
     sent: datetime | None = None
@@ -70,6 +72,7 @@ class Standing:
             newest=facts.get("backup", ""),
             taken=moment(facts.get("backup_taken", "")),
             proven=moment(facts.get("backup_proven", "")),
+            left_out=int(facts.get("backup_left_out") or 0),
             drilled=moment(facts.get("backup_drilled", "")),
             sent=moment(facts.get("backup_sent", "")),
             units=dict(word.split("=", 1) for word in facts["backup_units"].split() if "=" in word),
@@ -99,7 +102,8 @@ class Standing:
         if not self.taken:
             return Judgement("backup", False, "there is no backup", "fab backup")
         proof = f"proven {age(now - self.proven)} ago" if self.proven else "not proven"
-        said = f"the newest is {age(now - self.taken)} old, {proof}"
+        limits = f", a restore is without {counted(self.left_out)} of it: fab backups" if self.left_out else ""
+        said = f"the newest is {age(now - self.taken)} old, {proof}{limits}"
         if now - self.taken > OVERDUE:
             return Judgement("backup", False, f"{said}: overdue", "fab backup; fab logs --service backup")
         return Judgement("backup", True, said)
@@ -175,6 +179,10 @@ class Standing:
         if last and not (succeeded and succeeded >= last.at):
             return f", {age(now - last.at)} ago: {last.reason}"
         return "" if self._state(run) == "failed" else None
+
+
+def counted(things: int) -> str:
+    return "1 thing" if things == 1 else f"{things} things"
 
 
 def moment(text: str) -> datetime | None:

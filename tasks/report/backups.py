@@ -7,9 +7,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from ..model.backup import Fate, Saved
+from ..model.backup import Fate, LeftOut, Saved
 from ..model.standing import Standing
 from .words import ago, bold, clean, columns, seconds, size
+
+LONGEST_STATEMENT = 160
+"""Characters that fit a line among others."""
 
 NO_FATES: Mapping[str, Fate] = {}
 
@@ -38,6 +41,7 @@ def to_text(
         for one in saved
     ]
     lines = columns(header, rows, strong) if rows else ["no backup yet: fab backup takes one"]
+    lines += [clean(one) for one in limits(saved[0])] if saved else []
     notices = [f"{said}: {hint}" for said, hint in attention(facts, standing, now)]
     return "\n".join([*lines, *(f"{bold('look at', strong)}: {clean(one)}" for one in notices)]) + "\n"
 
@@ -62,6 +66,8 @@ def to_json(
             "proof_seconds": one.proof_seconds if one.proof_seconds >= 0 else None,
             "kept_as": fates[one.name].why if one.name in fates else "",
             "goes_next": one.name in fates and fates[one.name].goes_next,
+            "left_out": [asdict(item) for item in one.left_out],
+            "untried": one.untried,
         }
         for one in saved
     ]
@@ -88,6 +94,34 @@ def attention(facts: Mapping[str, str], standing: Standing | None, now: datetime
     if facts.get("kept"):
         found.append((f"{facts['kept']} is kept by a restore", "fab restore-db --undo, or drop it when you are sure"))
     return found
+
+
+def limits(newest: Saved) -> list[str]:
+    """What a restore of it would be without."""
+    if newest.untried:
+        return [f"whether all of {newest.name} can be restored was not tried: {newest.untried}"]
+    lines = without(newest.left_out)
+    return [f"a restore of {newest.name} would be without (missing privileges):", *lines] if lines else []
+
+
+def without(left_out: Sequence[LeftOut], most: int = 10) -> list[str]:
+    """A line each, with the statement by which postgres makes it afterwards where that fits."""
+    roots = [one for one in left_out if not one.follows]
+    lines = []
+    for one in roots[:most]:
+        reason = f" ({one.reason})" if one.reason else ""
+        statement = " ".join(one.statement.split("\n"))
+        afterwards = f"; afterwards, as postgres: {statement}" if 0 < len(statement) <= LONGEST_STATEMENT else ""
+        lines.append(f"  {one.what}{reason}{afterwards}")
+    if len(roots) > most:
+        lines.append(f"  and {len(roots) - most} more: fab backups --json has all, with their statements")
+    return lines
+
+
+def named(left_out: Sequence[LeftOut], most: int = 3) -> str:
+    """The same within a sentence."""
+    roots = [one.what for one in left_out if not one.follows]
+    return ", ".join(roots[:most]) + (f" and {len(roots) - most} more" if len(roots) > most else "")
 
 
 def _proof(one: Saved, now: datetime) -> str:

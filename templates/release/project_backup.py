@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable, Iterator
@@ -49,6 +49,8 @@ def restore_point(arguments: dict) -> dict:
             taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")  # what comes later need not be in it
             facts = engine.dump(connection, parts[0])
             engine.read_whole(connection, parts[0])
+            facts.update(engine.tried(connection, parts[0], earlier(directory)))
+            facts["leaves_out"] = sum(not one["follows"] for one in facts["left_out"])
             facts.update(name=name, application=application(), engine=connection.vendor, file=data.name,
                          bytes=parts[0].stat().st_size, sha256=digest(parts[0]), database_bytes=needed,
                          release=os.path.basename(ROOT), taken_at=taken_at)  # fmt: skip
@@ -63,6 +65,16 @@ def restore_point(arguments: dict) -> dict:
                 path.unlink(missing_ok=True)
             raise
     return {**facts, "rows": sum(facts["rows"].values()), "applied": len(facts["applied"]), "manifest": str(manifest)}
+
+
+def earlier(directory: Path) -> list[dict]:
+    """The newest manifests here and beside, where deploys have theirs."""
+    paths = sorted(directory.parent.glob("*/*.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    found = []
+    for path in paths:
+        with suppress(OSError, ValueError):
+            found.append(json.loads(path.read_text()))
+    return [manifest for manifest in reversed(found) if isinstance(manifest, dict)]
 
 
 def backup(arguments: dict) -> dict:
@@ -161,7 +173,7 @@ def restore(arguments: dict) -> dict:
         changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
         return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
                 "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
-                "not_carried": engine.not_carried(connection, manifest),
+                **engine.preview(connection, data, manifest),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
     done = engine.restore(connection, data, manifest, promised(arguments), arguments.get("hold", ""))
     return {"restored": name, **done}

@@ -95,11 +95,15 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
     connection.close()
     with restored_beside(live, data, manifest) as (beside, rows):
         kept = swap(live, beside, "before", promise)
-    return {"kept": kept.name, "rows": rows, "not_carried": []}
+    return {"kept": kept.name, "rows": rows, "left_out": [], "not_carried": []}
 
 
-def not_carried(_, __: dict) -> list[str]:
-    return []
+def preview(_, __: Path, ___: dict) -> dict:
+    return {"left_out": [], "not_carried": []}
+
+
+def tried(_, __: Path, ___: list[dict]) -> dict:
+    return {"left_out": []}
 
 
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:

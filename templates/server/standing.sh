@@ -13,6 +13,8 @@ survey_backups() {
     fact backup "${newest##*/}"
     read_value taken_at "$newest.json"
     fact backup_taken "$VALUE"
+    read_value leaves_out "$newest.json"
+    fact backup_left_out "$VALUE"
     read_value at "$newest.drill"
     fact backup_proven "$VALUE"
   fi
