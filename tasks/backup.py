@@ -13,9 +13,9 @@ from ._archive import at_that_second
 from ._operator import confirm, load_stage, now, strong, wanted, who
 from ._scene import Scene, scene, show_plan, talk
 from ._task import task
-from .model.backup import LeftOut, Saved
+from .model.backup import KeptDatabase, LeftOut, Saved
 from .model.config import Stage
-from .model.errors import PreflightError
+from .model.errors import PreflightError, UsageError
 from .model.event import Event, Note
 from .model.moment import FORMS, Moment, age, at_or_before, local
 from .model.plan import Plan
@@ -59,10 +59,10 @@ def backups(context: invoke.Context, stage: str = "", json: bool = False) -> Non
         standing, fates = Standing.from_facts(here.backup, facts), retention.fates(saved, here.backup, now())
         archive = archives.parse(facts)
         if json:
-            told = page.to_json(saved, facts, standing, fates)
+            told = page.to_json(saved, saving.kept(facts), standing, fates)
             out_json(told | ({"archive": archive_page.to_json(archive)} if archive else {}))
         else:
-            out(page.to_text(saved, facts, now(), strong(), standing, fates).rstrip("\n"), styled=True)
+            out(page.to_text(saved, saving.kept(facts), now(), strong(), standing, fates).rstrip("\n"), styled=True)
             if archive:
                 out(archive_page.to_text(archive, now(), strong()), styled=True)
 
@@ -71,6 +71,7 @@ def backups(context: invoke.Context, stage: str = "", json: bool = False) -> Non
     help={
         "date": FORMS,
         "undo": "swap back what the last restore kept",
+        "kept": "with --undo: the name of another kept database, as `fab backups` lists them",
         "to_scratch": "restore beside and check, but do not swap: look at it, then drop it",
     }
 )
@@ -79,6 +80,7 @@ def restore_db(
     stage: str = "",
     date: str = "",
     undo: bool = False,
+    kept: str = "",
     to_scratch: bool = False,
     wait: str = "",
     yes: bool = False,
@@ -86,6 +88,8 @@ def restore_db(
     json: bool = False,
 ) -> int:
     """Put the database back as it was at a date: beside, checked, swapped; --undo swaps back."""
+    if kept and not undo:
+        raise UsageError("--kept goes with --undo", "fab restore-db --undo --kept NAME")
     then = wanted("restore-db", date, undo=undo)
     here = load_stage(stage)
     with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
@@ -96,7 +100,8 @@ def restore_db(
         if not to_scratch and (cut := restoring.cut(here)):
             tell(Note(cut, warning=True))
         if then is None:
-            plan, done = _back(here, current, facts, yes=yes or dry_run)
+            chosen_back = _kept(saving.kept(facts), kept)
+            plan, done = _back(here, current, chosen_back, yes=yes or dry_run)
         else:
             chosen = (
                 at_that_second(at, saved, facts, then, take=to_scratch or not dry_run)
@@ -130,12 +135,23 @@ def _settled(at: Scene) -> str:
     return facts.current
 
 
-def _back(here: Stage, current: str, facts: Mapping[str, str], *, yes: bool) -> tuple[Plan, str]:
-    kept = clean(facts.get("kept", ""))
-    if not kept:
-        raise PreflightError("no restore has kept a database", "fab backups")
-    confirm(f"Swap back {kept}? What is live now is kept in turn; what a deploy migrated since is migrated.", yes=yes)
-    return restoring.plan(here, current, who(), None, run=token_hex(4)), f"{kept} is the live database again"
+def _kept(found: tuple[KeptDatabase, ...], name: str) -> KeptDatabase:
+    """The one of that name, or the last that was live. PreflightError where there is none."""
+    ways = [one for one in found if one.is_way_back]
+    chosen = next((one for one in ways if one.name == name or not name), None)
+    if chosen is None:
+        there = ", ".join(clean(one.name) for one in ways)
+        reason = f"no restore has kept a database{f' {name}' if name else ''}"
+        raise PreflightError(reason, f"there are {there}" if there else "fab backups")
+    return chosen
+
+
+def _back(here: Stage, current: str, kept: KeptDatabase, *, yes: bool) -> tuple[Plan, str]:
+    was = f"It was live until {local(kept.at)}."
+    lines = f"Swap back {clean(kept.name)}? {was} What is live now is kept in turn; what a deploy migrated since is migrated."
+    confirm(lines, yes=yes)
+    plan = restoring.plan(here, current, who(), None, run=token_hex(4), kept=kept.name)
+    return plan, f"{kept.name} is the live database again"
 
 
 def _forth(at: Scene, current: str, chosen: Saved, *, yes: bool) -> tuple[Plan, str]:
@@ -187,6 +203,23 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         tell(Note(f"what was written in the last {age(now() - chosen.taken)} is not in it (RPO)"))
 
 
+@task(help={"name": "of a kept database, as `fab backups` lists them"})
+def drop_kept(
+    context: invoke.Context, name: str, stage: str = "", wait: str = "", yes: bool = False, json: bool = False
+) -> None:
+    """Drop a database that a restore kept or --to-scratch made, when nobody needs it any more."""
+    here = load_stage(stage)
+    with talk(json=json) as tell, scene(context, here, tell, among=(here.primary,)) as at:
+        at.lock(f"drop-kept {name}", wait)
+        _, facts = _listed(at)
+        chosen = next((one for one in saving.kept(facts) if one.name == name), None)
+        if chosen is None:
+            raise PreflightError(f"no restore has kept a database {name}", "fab backups")
+        confirm(f"Drop {name}, kept {local(chosen.at)}, {chosen.size:,} bytes? It cannot be brought back.", yes=yes)
+        at.answer(saving.drop_kept(name, who()), HOURS)
+        tell(Note(f"{name} is dropped"))
+
+
 def _listed(at: Scene) -> tuple[tuple[Saved, ...], dict[str, str]]:
     said = at.answer(saving.listing())
     return saving.parse((mark.kind, *mark.words) for mark in said.marks), said.facts()
@@ -207,9 +240,13 @@ def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> st
 
     rows = found["newer_rows"]
     lines = [f"Restore {clean(chosen.name)}? The live database is kept, and `fab restore-db --undo` brings it back."]
+    if found.get("gone"):
+        lines = [
+            f"Restore {clean(chosen.name)}? The live database is gone: it is made anew, as the backup says it was."
+        ]
     lines += [f"  {clean(table)}: {count:+,} rows live against the backup" for table, count in list(rows.items())[:20]]
     lines += [f"  ... and {len(rows) - 20} more tables"] if len(rows) > 20 else []
-    lines += ["  every table has as many rows as the backup"] if not rows else []
+    lines += ["  every table has as many rows as the backup"] if not rows and not found.get("gone") else []
     left_out = LeftOut.from_json(found.get("left_out"))
     lines += [f"  not restored (missing privileges):{clean(line[1:])}" for line in page.without(left_out)]
     lines += [f"  not restored (missing privileges): {clean(one)}" for one in found.get("not_carried", ())]
@@ -218,4 +255,4 @@ def _question(chosen: Saved, found: Mapping[str, Any], missing: list[str]) -> st
     return "\n".join(lines)
 
 
-TASKS = ("backup", "backups", "restore_db", "drill")
+TASKS = ("backup", "backups", "restore_db", "drop_kept", "drill")

@@ -239,16 +239,16 @@ def test_what_keeps_a_backup_and_what_goes_next_is_told() -> None:
     assert fates[found[-1].name] == Fate("the newest that was proven", goes_next=False)
     assert fates[found[1].name].why == "within a day of the newest"
     assert [one.name for one in found if fates[one.name].goes_next] == [one.name for one in found[6:9]]
-    text = page.to_text(found, {}, NOW, standing=standing(), fates=fates)
+    text = page.to_text(found, (), NOW, standing=standing(), fates=fates)
     assert f"{found[6].name}  backup  6 d ago" in text
     assert "daily: 2026-11-16, goes next" in text
-    told = page.to_json(found, {}, standing(), fates)["backups"]
+    told = page.to_json(found, (), standing(), fates)["backups"]
     assert [one["goes_next"] for one in told].count(True) == 3
     assert told[-1]["proof_seconds"] == 12.3
 
 
 def test_a_backup_nobody_restored_is_called_good() -> None:
-    text = page.to_text((saved(1), saved(2, ago(days=1))), {}, NOW)
+    text = page.to_text((saved(1), saved(2, ago(days=1))), (), NOW)
     assert "not proven" in text.splitlines()[1]
     assert "24 h ago, in 12.3s" in text.splitlines()[2]
     assert "good" not in text
@@ -261,14 +261,14 @@ def test_what_a_restore_would_be_without_is_listed_with_the_statement_that_makes
         {"what": "subscription s", "statement": "", "reason": "\x1b]52;c;eA\x07"},
     ]}  # fmt: skip
     one = Saved.from_json("backup", json.dumps(manifest))
-    text = page.to_text((one,), {}, NOW)
+    text = page.to_text((one,), (), NOW)
     assert "  publication p (must be superuser); afterwards, as postgres: CREATE PUBLICATION p  FOR ALL TABLES;" in text
     assert "comment on" not in text
     assert "\x1b" not in text
     assert page.named(one.left_out) == "publication p, subscription s"
-    assert page.to_json((one,), {})["backups"][0]["left_out"][1]["what"] == "comment on publication p"
+    assert page.to_json((one,), ())["backups"][0]["left_out"][1]["what"] == "comment on publication p"
     untried = Saved.from_json("backup", json.dumps({**manifest, "left_out": [], "untried": "no room"}))
-    assert "whether all of n can be restored was not tried: no room" in page.to_text((untried,), {}, NOW)
+    assert "whether all of n can be restored was not tried: no room" in page.to_text((untried,), (), NOW)
 
 
 def test_status_says_that_a_restore_would_be_without_something() -> None:
@@ -279,7 +279,7 @@ def test_status_says_that_a_restore_would_be_without_something() -> None:
 
 
 def test_what_programs_get_is_documented() -> None:
-    told = page.to_json((saved(1),), {}, standing())
+    told = page.to_json((saved(1),), (), standing())
     fields = documented()
     assert [name for name, _ in fields["`fab backups --json`"]] == [*told, "archive"]
     assert [name for name, _ in fields["A backup"]] == [*told["backups"][0]]

@@ -150,6 +150,23 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class KeptDatabase:
+    """A database beside the live one, which a restore left there."""
+
+    name: str
+    at: datetime
+    """When it stopped being live, or was made."""
+    size: int
+    is_way_back: bool
+    """It was live; else `fab restore-db --to-scratch` made it for somebody to look at."""
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> KeptDatabase:
+        at = datetime.fromisoformat(told["kept_at"])
+        return cls(str(told["name"]), at, int(told["bytes"]), bool(told["is_way_back"]))
+
+
+@dataclass(frozen=True)
 class Fate:
     """What the policy says of a backup."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from ..model.backup import Saved
+from ..model.backup import KeptDatabase, Saved
 from ..model.config import Stage
 from ..model.shell import Script, script
 from . import health
@@ -51,6 +51,12 @@ def parse(marks: Iterable[tuple[str, ...]]) -> tuple[Saved, ...]:
     return tuple(sorted(found, key=lambda one: one.taken, reverse=True))
 
 
+def kept(facts: Mapping[str, str]) -> tuple[KeptDatabase, ...]:
+    """Newest first; () while the database does not answer."""
+    found = json.loads(facts.get("kept") or "{}").get("databases", [])
+    return tuple(KeptDatabase.from_json(one) for one in found)
+
+
 def preview(saved: Saved) -> Script:
     """Reads the backup whole; answers what is newer than it, and what its schema is to the live release."""
     return script(("restore_plan", saved.folder, saved.name))
@@ -65,8 +71,12 @@ def restore_point(release: str, who: str) -> Script:
     return script(("restore_database", release, "restore-points", release, who))
 
 
-def swap_back(run: str, who: str) -> Script:
-    return script(("swap_back", run, who))
+def swap_back(run: str, kept: str, who: str) -> Script:
+    return script(("swap_back", run, kept, who))
+
+
+def drop_kept(kept: str, who: str) -> Script:
+    return script(("drop_kept", kept, who))
 
 
 def unswap(run: str, who: str) -> Script:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from ..model.backup import Fate, LeftOut, Saved
+from ..model.backup import Fate, KeptDatabase, LeftOut, Saved
 from ..model.standing import Standing
 from .words import ago, bold, clean, columns, seconds, size
 
@@ -19,7 +19,7 @@ NO_FATES: Mapping[str, Fate] = {}
 
 def to_text(
     saved: Sequence[Saved],
-    facts: Mapping[str, str],
+    kept: Sequence[KeptDatabase],
     now: datetime,
     strong: bool = False,
     standing: Standing | None = None,
@@ -42,13 +42,14 @@ def to_text(
     ]
     lines = columns(header, rows, strong) if rows else ["no backup yet: fab backup takes one"]
     lines += [clean(one) for one in limits(saved[0])] if saved else []
-    notices = [f"{said}: {hint}" for said, hint in attention(facts, standing, now)]
+    notices = [f"{said}: {hint}" for said, hint in attention(standing, now)]
+    lines += kept_lines(kept, now)
     return "\n".join([*lines, *(f"{bold('look at', strong)}: {clean(one)}" for one in notices)]) + "\n"
 
 
 def to_json(
     saved: Sequence[Saved],
-    facts: Mapping[str, str],
+    kept: Sequence[KeptDatabase],
     standing: Standing | None = None,
     fates: Mapping[str, Fate] = NO_FATES,
 ) -> dict[str, Any]:
@@ -76,7 +77,10 @@ def to_json(
         "backups": listed,
         "timer": units.get("backup.timer", ""),
         "last_run": units.get("backup", ""),
-        "kept": facts.get("kept"),
+        "kept": [
+            {"name": one.name, "kept_at": one.at.isoformat(), "bytes": one.size, "is_way_back": one.is_way_back}
+            for one in kept
+        ],
     }
 
 
@@ -88,12 +92,21 @@ def standing_json(standing: Standing, now: datetime) -> dict[str, Any]:
     return {"newest": standing.newest, **said, "is_well": standing.is_well(now), "aspects": aspects}
 
 
-def attention(facts: Mapping[str, str], standing: Standing | None, now: datetime) -> list[tuple[str, str]]:
+def attention(standing: Standing | None, now: datetime) -> list[tuple[str, str]]:
     """(what, what to do)."""
-    found = [(one.said, one.hint) for one in standing.judged(now) if not one.is_well] if standing else []
-    if facts.get("kept"):
-        found.append((f"{facts['kept']} is kept by a restore", "fab restore-db --undo, or drop it when you are sure"))
-    return found
+    return [(one.said, one.hint) for one in standing.judged(now) if not one.is_well] if standing else []
+
+
+def kept_lines(kept: Sequence[KeptDatabase], now: datetime) -> list[str]:
+    """Each takes room on the database's disk until somebody drops it."""
+    if not kept:
+        return []
+    back = "fab restore-db --undo --kept NAME swaps one back; " if any(one.is_way_back for one in kept) else ""
+    lines = [f"kept beside the live database ({back}fab drop-kept NAME drops one):"]
+    for one in kept:
+        what = "live until" if one.is_way_back else "to look at, made"
+        lines.append(f"  {clean(one.name)}  {what} {ago(one.at, now)}, {size(one.size)}")
+    return lines
 
 
 def limits(newest: Saved) -> list[str]:

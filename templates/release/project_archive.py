@@ -14,7 +14,7 @@ END = -1  # instead of the length of a string: there is none
 # The archive's own word on where names are looked up; pg_restore says it as it is before everything else.
 NOWHERE = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 AS_LIVE = "RESET search_path;"
-PREAMBLE = {"ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES"}
+PREAMBLE = {"ENCODING", "STDSTRINGS", "SEARCHPATH"}
 NONE, BEFORE, DATA, AFTER = 1, 2, 3, 4  # sections; what has none goes with what it is about
 
 
@@ -59,9 +59,20 @@ def contents(path: Path) -> tuple[list[Entry], str]:
     try:
         with path.open("rb") as file:
             reader = Reader(file)
-            return [entry for entry in reader.entries() if entry.kind not in PREAMBLE], reader.made_by
+            entries = [entry for entry in reader.entries() if entry.kind not in PREAMBLE]
+            return [entry for entry in entries if not is_of_database(entry)], reader.made_by
     except (OSError, EOFError, ValueError) as error:
         raise Refused(f"{path.name} is no archive of pg_dump: {error}.", "Name another one.") from None
+
+
+def of_database(path: Path) -> list[Entry]:
+    """How the database itself was made, what was set for it, and who might do what with it."""
+    with path.open("rb") as file:
+        return [entry for entry in Reader(file).entries() if is_of_database(entry)]
+
+
+def is_of_database(entry: Entry) -> bool:
+    return entry.kind.startswith("DATABASE") or (entry.section == NONE and entry.tag.startswith("DATABASE "))
 
 
 class Reader:

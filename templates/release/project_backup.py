@@ -17,10 +17,11 @@ import project_retention
 import project_sqlite
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from project_answer import ROOT, Refused, tell
 from project_blockers import await_backup
 from project_plan import reach
-from project_sessions import lift_limits
+from project_sessions import is_gone, lift_limits
 
 PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
 ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
@@ -162,6 +163,12 @@ def proven(directory: Path) -> list[str]:
 
 def restore(arguments: dict) -> dict:
     """Put a restore point in the place of the live database; `plan_only` says what would be lost, touching nothing."""
+    connection = connections[arguments.get("database", "default")]
+    lost = None
+    if connection.vendor == "postgresql" and is_gone(connection):
+        if arguments.get("plan_only"):
+            return preview_of_gone(connection, *place(arguments))
+        lost = made_anew(connection, *place(arguments))
     connection, engine = opened(arguments)
     directory, name = place(arguments)
     manifest = verified(connection, engine, directory, name)
@@ -176,7 +183,27 @@ def restore(arguments: dict) -> dict:
                 **engine.preview(connection, data, manifest),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
     done = engine.restore(connection, data, manifest, promised(arguments), arguments.get("hold", ""))
+    if lost is not None:  # nobody wants an empty database back
+        engine.drop_beside(connection, done["kept"])
+        remarks = [*done["remarks"], *(f"not restored (missing privileges): {one}" for one in lost)]
+        done.update(kept="", not_carried=[*lost, *done["not_carried"]], remarks=remarks)
     return {"restored": name, **done}
+
+
+def preview_of_gone(connection, directory: Path, name: str) -> dict:
+    manifest = verified(connection, project_postgres, directory, name)
+    known = {".".join(key) for key in MigrationLoader(None).disk_migrations}
+    applied = set(manifest["applied"])
+    return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
+            "newer_rows": {}, "left_out": manifest.get("left_out", []), "not_carried": [], "gone": True,
+            "missing": sorted(known - applied), "ahead": sorted(applied - known)}  # fmt: skip
+
+
+def made_anew(connection, directory: Path, name: str) -> list[str]:
+    """What could not be set for the database in the place of the one that was dropped."""
+    manifest = verified(connection, project_postgres, directory, name)
+    tell(f"the database {connection.settings_dict['NAME']} is gone: it is made anew, as {name} says it was")
+    return project_postgres.make_anew(connection, directory / manifest["file"], manifest)
 
 
 def promised(arguments: dict) -> Callable[[str], None]:
@@ -200,14 +227,10 @@ def schema(connection, applied: set) -> dict:
 
 
 def undo_restore(arguments: dict) -> dict:
-    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far.
-    `look_only`: whether it did is all that is asked.
-    """
+    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far."""
     connection, engine = opened(arguments)
-    if arguments.get("look_only") or arguments.get("if_kept"):
-        there = engine.is_kept(connection, arguments["kept"])
-        if not there or arguments.get("look_only"):
-            return {"kept": arguments["kept"] if there else ""}
+    if arguments.get("if_kept") and not engine.is_kept(connection, arguments["kept"]):
+        return {"kept": ""}
     engine.check_swap(connection)
     return engine.undo(connection, arguments["kept"], promised(arguments), arguments.get("hold", ""))
 

@@ -11,9 +11,11 @@ from typing import Callable, Iterator
 import project_preflight as preflight
 from django.db import Error
 from project_answer import Refused, first_line, say
+from project_archive import of_database
 from project_blockers import BACKUP
 from project_client import client
 from project_hold import at_one_moment, check_nothing_is_hidden, count_rows
+from project_mend import statements
 from project_names import KEPT, belongs, stamped
 from project_rebuild import Copy, Lost, mark, rebuild, told
 from project_sessions import fetch, in_each_role, literal, live_name, maintenance, only_one, patient, quote
@@ -185,6 +187,22 @@ def is_kept(connection, name: str) -> bool:
     return bool(there) and belongs(name, live_name(connection), *KEPT)
 
 
+def standing_beside(connection) -> list[tuple]:
+    """(name, word, bytes) of what restores kept, and of what somebody wanted to look at."""
+    live = live_name(connection)
+    return [
+        (name, word, fetch(connection, "SELECT pg_database_size(%s)", [name])[0][0])
+        for (name,) in fetch(connection, preflight.STANDS_BESIDE)
+        for word in (*KEPT, "scratch")
+        if belongs(name, live, word)
+    ]
+
+
+def drop_beside(connection, name: str) -> None:
+    with closing(maintenance(connection)) as control, only_one(control, f"restore of {live_name(connection)}"):
+        drop(control, name)
+
+
 def drop_leftovers(control, live: str, word: str) -> None:
     """Databases of those that were killed; nobody else can be making one while we hold the lock."""
     for (name,) in fetch(control, preflight.STANDS_BESIDE):
@@ -224,6 +242,33 @@ def create_like(control, live: str, beside: str) -> None:
     if space != "pg_default":
         words.append(f"TABLESPACE {quote(space)}")
     fetch(control, " ".join(words))
+
+
+def make_anew(connection, data: Path, manifest: dict) -> list[str]:
+    """An empty database where one was dropped, as the backup says it was; returns what of that we may not say."""
+    name, refused = connection.settings_dict["NAME"], []
+    entries = of_database(data) if manifest["database"] == name else []
+    plain = f"CREATE DATABASE {quote(name)} TEMPLATE template0 ENCODING {literal(manifest['encoding'])};"
+    create = next((entry.statement for entry in entries if entry.kind == "DATABASE"), plain)
+    with closing(maintenance(connection)) as control:
+        try:
+            fetch(control, create)
+        except Error as error:
+            user = fetch(control, "SELECT current_user")[0][0]
+            raise Refused(
+                f"The live database is gone, and this role may not make it anew: {first_line(error)}.",
+                f"As postgres: {create.strip()} ALTER DATABASE {quote(name)} OWNER TO {quote(user)}; then again.",
+            ) from None
+        given = [
+            f"ALTER DATABASE {quote(name)} OWNER TO {quote(one.owner)}" for one in entries if one.kind == "DATABASE"
+        ]
+        for statement in [
+            *(part for one in entries if one.kind != "DATABASE" for part in statements(one.statement)),
+            *given,
+        ]:
+            if not accepted(control, [(statement, None)], "COMMIT"):
+                refused.append(f"{statement};")
+    return refused
 
 
 def check_rows(connection, database: str, expected: dict) -> int:
