@@ -104,7 +104,7 @@ def test_the_switch_is_undone_with_its_beat(name: str) -> None:
 
 
 def test_what_an_undo_brings_back_does_not_know_what_a_deploy_migrated_since() -> None:
-    titles = [step.name for phase in restore.plan(stage_of(1), NEW, "ada@laptop", None, run="1f").phases
+    titles = [step.name for phase in restore.plan(stage_of(1), NEW, "ada@laptop", None, run="1f", kept="k").phases
               for step in phase.steps["one"]]  # fmt: skip
     assert titles == ["restore", "migrate", "health"]
 

@@ -47,6 +47,29 @@ def test_a_restore_brings_back_the_rows_and_can_be_undone(saved: tuple[Release, 
     assert "There is no" in release.refused("undo-restore", kept="nothing_of_this_name")["error"]
 
 
+def test_every_database_that_restores_kept_is_listed_swapped_back_and_dropped_by_name(
+    saved: tuple[Release, Path],
+) -> None:
+    """Restoring twice does not hide the original."""
+    release, backups = saved
+    release.sql("INSERT INTO shop_item (name) VALUES ('original')")
+    first = release.ok("restore", directory=str(backups), name="point")["kept"]
+    release.sql("INSERT INTO shop_item (name) VALUES ('between')")
+    second = release.ok("restore", directory=str(backups), name="point")["kept"]
+    scratch = release.ok("drill", directory=str(backups), name="point", keep=True)["scratch"]
+    listed = release.ok("kept")["databases"]
+    assert [(one["name"], one["is_way_back"]) for one in listed] == [(scratch, False), (second, True), (first, True)]
+    assert all(one["bytes"] > 0 for one in listed)
+    undone = release.ok("undo-restore", kept=first)["kept"]
+    assert items(release) == ["kept", "original"]
+    for name in (scratch, second, undone):
+        release.ok("drop-kept", name=name)
+    assert release.ok("kept")["databases"] == []
+    assert items(release) == ["kept", "original"]
+    for name in (second, database_name(release), Path(database_name(release)).name, "../shared/db.sqlite3"):
+        assert "There is no database" in release.refused("drop-kept", name=name)["error"]
+
+
 def test_a_damaged_restore_point_is_refused_before_production_is_touched(saved: tuple[Release, Path]) -> None:
     release, backups = saved
     release.sql("INSERT INTO shop_item (name) VALUES ('newer')")
@@ -173,6 +196,57 @@ def test_what_belongs_to_the_database_itself_survives_a_restore(
     before = cluster.admin(asked)
     assert on_postgres.ok("restore", directory=str(tmp_path), name="point")["not_carried"] == []
     assert cluster.admin(asked) == before
+
+
+def test_a_database_that_was_dropped_is_made_anew_with_what_was_set_for_it(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    on_postgres.ok("migrate")
+    on_postgres.sql("INSERT INTO shop_item (name) VALUES ('kept')")
+    name = database_name(on_postgres)
+    cluster.admin("CREATE ROLE visitor")
+    cluster.admin(
+        f"COMMENT ON DATABASE {name} IS 'ours; all of it'; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC;"
+        f"GRANT CONNECT ON DATABASE {name} TO visitor; ALTER DATABASE {name} CONNECTION LIMIT 40;"
+        f'ALTER DATABASE {name} SET search_path TO public, "My Schema";'
+        f"ALTER ROLE app IN DATABASE {name} SET statement_timeout TO '7s';"
+        f"ALTER DATABASE {name} SET log_min_duration_statement TO '250ms'"
+    )
+    asked = f"""
+        SELECT datconnlimit, shobj_description(d.oid, 'pg_database'), datcollate, datdba::regrole, encoding,
+            (SELECT array_agg(entry::text ORDER BY entry::text) FROM unnest(datacl) entry),
+            (SELECT array_agg(setting ORDER BY setting) FROM pg_db_role_setting s, unnest(setconfig) setting
+                WHERE s.setdatabase = d.oid AND setting NOT LIKE 'log%')
+        FROM pg_database d WHERE datname = '{name}'"""
+    before = cluster.admin(asked)
+    taken = on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    cluster.admin(f"DROP DATABASE {name}")
+    assert "fab restore-db --date latest" in on_postgres.refused("drill", directory=str(tmp_path))["hint"]
+    plan = on_postgres.ok("restore", directory=str(tmp_path), name="point", plan_only=True)
+    assert (plan["gone"], plan["missing"], cluster.names(name)) == (True, [], [])
+    done = on_postgres.ok("restore", directory=str(tmp_path), name="point")
+    assert (done["kept"], done["left_out"]) == ("", taken["left_out"])
+    assert any("log_min_duration_statement" in one for one in done["not_carried"])
+    assert any("log_min_duration_statement" in one for one in done["remarks"])
+    assert cluster.admin(asked) == before
+    assert items(on_postgres) == ["kept"]
+    assert cluster.names(name) == [name]
+
+
+def test_a_dropped_database_that_we_may_not_make_is_answered_with_the_statement(
+    on_postgres: Release, cluster: Cluster, tmp_path: Path
+) -> None:
+    on_postgres.ok("migrate")
+    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
+    name = database_name(on_postgres)
+    cluster.admin(f"DROP DATABASE {name}")
+    cluster.admin("ALTER ROLE app NOCREATEDB")
+    try:
+        said = on_postgres.refused("restore", directory=str(tmp_path), name="point")
+    finally:
+        cluster.admin("ALTER ROLE app CREATEDB")
+    assert f"CREATE DATABASE {name} WITH TEMPLATE" in said["hint"]
+    assert f'ALTER DATABASE "{name}" OWNER TO "app";' in said["hint"]
 
 
 def test_clients_that_keep_coming_back_do_not_stop_the_swap(

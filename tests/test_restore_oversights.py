@@ -90,21 +90,6 @@ def test_a_long_backup_claims_to_hold_what_was_written_while_it_ran(
     assert datetime.fromisoformat(done["taken_at"]) < sold
 
 
-def test_things_that_postgres_made_stop_every_restore(on_postgres: Release, cluster: Cluster, tmp_path: Path) -> None:
-    """Types and their kin, as its tables: they are ours afterwards, which is said beforehand."""
-    on_postgres.ok("migrate")
-    cluster.admin(
-        "CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN price AS int; CREATE TYPE pair AS (a int, b int);"
-        'CREATE COLLATION plain FROM "C"; CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);'
-        "CREATE STATISTICS pairs ON id, name FROM shop_item; CREATE PUBLICATION sales FOR TABLE shop_item",
-        database_name(on_postgres),
-    )
-    on_postgres.ok("restore-point", directory=str(tmp_path), name="point")
-    wanted = ["the owner postgres of its objects: all of them belong to app"]
-    assert on_postgres.ok("restore", directory=str(tmp_path), name="point", plan_only=True)["not_carried"] == wanted
-    assert on_postgres.ok("restore", directory=str(tmp_path), name="point")["not_carried"] == wanted
-
-
 def test_a_role_that_may_make_tables_here_cannot_be_given_its_own_back(
     on_postgres: Release, cluster: Cluster, tmp_path: Path
 ) -> None:

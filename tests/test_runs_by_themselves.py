@@ -244,14 +244,3 @@ def test_a_proof_outlives_the_backup_it_was_of(bare: Release, tmp_path: Path) ->
         file.truncate(1000)
     assert "differ" in bare.refused("drill", **arguments)["error"]
     assert not proof.exists()
-
-
-def test_a_restore_that_only_promised_hides_what_the_one_before_kept(at: Library) -> None:
-    """Its name is on disk before the swap; cut off in between, no such database was ever made."""
-    private = at.folder / ".releases"
-    (private / "kept-database").write_text("shop_before_1")
-    (private / "swapped.2").write_text("shop_before_2")
-    os.utime(private / "kept-database", (0, 0))
-    program = """project() { ANSWER='{"kept": ""}'; case $3 in *%s*) ANSWER='{"kept": "yes"}' ;; esac; }; """
-    for there, kept in (("nothing", "shop_before_1"), ("shop_before_2", "shop_before_2")):
-        assert at.ok(program % there + 'fact kept "$(last_kept)"')["kept"] == kept

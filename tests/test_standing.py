@@ -241,10 +241,10 @@ def test_what_keeps_a_backup_and_what_goes_next_is_told() -> None:
     assert fates[found[-1].name] == Fate("the newest that was proven", goes_next=False)
     assert fates[found[1].name].why == "daily: 2026-11-21"
     assert [one.name for one in found if fates[one.name].goes_next] == [one.name for one in found[6:9]]
-    text = page.to_text(found, {}, NOW, standing=standing(), fates=fates)
+    text = page.to_text(found, (), NOW, standing=standing(), fates=fates)
     assert f"{found[6].name}  backup  6 d ago" in text
     assert "daily: 2026-11-16, goes next" in text
-    told = page.to_json(found, {}, standing(), fates)["backups"]
+    told = page.to_json(found, (), standing(), fates)["backups"]
     assert [one["goes_next"] for one in told].count(True) == 3
     assert told[-1]["proof_seconds"] == 12.3
 
@@ -302,14 +302,38 @@ def test_what_the_newest_does_not_hold_is_said_where_people_look() -> None:
 
 
 def test_a_backup_nobody_restored_is_called_good() -> None:
-    text = page.to_text((saved(1), saved(2, ago(days=1))), {}, NOW)
+    text = page.to_text((saved(1), saved(2, ago(days=1))), (), NOW)
     assert "not proven" in text.splitlines()[1]
     assert "24 h ago, in 12.3s" in text.splitlines()[2]
     assert "good" not in text
 
 
+def test_what_a_restore_would_be_without_is_listed_with_the_statement_that_makes_it() -> None:
+    manifest = {"name": "n", "taken_at": NOW.isoformat(), "bytes": 1, "rows": {}, "left_out": [
+        {"what": "publication p", "statement": "CREATE PUBLICATION p\n FOR ALL TABLES;", "reason": "must be superuser"},
+        {"what": "comment on publication p", "statement": "COMMENT ON ...;", "reason": "no p", "follows": True},
+        {"what": "subscription s", "statement": "", "reason": "\x1b]52;c;eA\x07"},
+    ]}  # fmt: skip
+    one = Saved.from_json("backup", json.dumps(manifest))
+    text = page.to_text((one,), (), NOW)
+    assert "  publication p (must be superuser); afterwards, as postgres: CREATE PUBLICATION p  FOR ALL TABLES;" in text
+    assert "comment on" not in text
+    assert "\x1b" not in text
+    assert page.named(one.left_out) == "publication p, subscription s"
+    assert page.to_json((one,), ())["backups"][0]["left_out"][1]["what"] == "comment on publication p"
+    untried = Saved.from_json("backup", json.dumps({**manifest, "left_out": [], "untried": "no room"}))
+    assert "whether all of n can be restored was not tried: no room" in page.to_text((untried,), (), NOW)
+
+
+def test_status_says_that_a_restore_would_be_without_something() -> None:
+    facts = {"backup_units": "backup.timer=active drill.timer=active", "backup": "b", "backup_taken": NOW.isoformat()}
+    found = Standing.from_facts(Backup(), {**facts, "backup_left_out": "2"})
+    assert found is not None
+    assert "a restore is without 2 things of it: fab backups" in found.line(NOW)
+
+
 def test_what_programs_get_is_documented() -> None:
-    told = page.to_json((saved(1),), {}, standing())
+    told = page.to_json((saved(1),), (), standing())
     fields = documented()
     assert [name for name, _ in fields["`fab backups --json`"]] == [*told, "archive"]
     assert [name for name, _ in fields["A backup"]] == [*told["backups"][0]]

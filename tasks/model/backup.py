@@ -80,6 +80,29 @@ class Recover:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Something of the database that its own role may not make, so that a restore is without it."""
+
+    what: str
+    statement: str = ""
+    """What postgres says afterwards to make it; "" where it is not known to us."""
+    reason: str = ""
+    """In PostgreSQL's words."""
+    follows: bool = False
+    """Only because something else that is left out is missing."""
+
+    @classmethod
+    def from_json(cls, told: Any) -> tuple[LeftOut, ...]:
+        """Of a manifest or an answer; () for what says nothing of it."""
+        found = told if isinstance(told, list) else []
+        return tuple(
+            cls(str(one["what"]), str(one.get("statement", "")), str(one.get("reason", "")), bool(one.get("follows")))
+            for one in found
+            if isinstance(one, dict) and "what" in one
+        )
+
+
+@dataclass(frozen=True)
 class Saved:
     """A backup or a restore point, as its manifest says; it was read whole before it got its name."""
 
@@ -103,6 +126,10 @@ class Saved:
     next one, before which it was taken."""
     remarks: tuple[str, ...] = ()
     """What it does not hold, in words."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What a restore would be without, as far as was known when it was taken."""
+    untried: str = ""
+    """Why nobody knows what a restore would be without; "" where it was tried."""
 
     @classmethod
     def from_json(cls, kind: str, text: str) -> Saved:
@@ -118,6 +145,8 @@ class Saved:
             server_version=str(told.get("server_version", "")),
             sequence=int(told.get("sequence", 0)),
             remarks=tuple(str(one) for one in told.get("remarks", ())),
+            left_out=LeftOut.from_json(told.get("left_out")),
+            untried=str(told.get("untried", "")),
         )
 
     def with_proof(self, at: str, seconds: str = "") -> Saved:
@@ -128,6 +157,23 @@ class Saved:
     def folder(self) -> str:
         """Under backups/."""
         return "restore-points" if self.kind == "restore point" else "database"
+
+
+@dataclass(frozen=True)
+class KeptDatabase:
+    """A database beside the live one, which a restore left there."""
+
+    name: str
+    at: datetime
+    """When it stopped being live, or was made."""
+    size: int
+    is_way_back: bool
+    """It was live; else `fab restore-db --to-scratch` made it for somebody to look at."""
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> KeptDatabase:
+        at = datetime.fromisoformat(told["kept_at"])
+        return cls(str(told["name"]), at, int(told["bytes"]), bool(told["is_way_back"]))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class Standing:
     taken: datetime | None = None
     proven: datetime | None = None
     """When the newest was restored and found right; None: not proven."""
+    left_out: int = 0
+    """How many things of the newest a restore would be without."""
     drilled: datetime | None = None
     """When any was."""
     remarks: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ class Standing:
             newest=facts.get("backup", ""),
             taken=moment(facts.get("backup_taken", "")),
             proven=moment(facts.get("backup_proven", "")),
+            left_out=int(facts.get("backup_left_out") or 0),
             drilled=moment(facts.get("backup_drilled", "")),
             remarks=_remarks(facts.get("backup_remarks", "")),
             sent=moment(facts.get("backup_sent", "")),
@@ -105,10 +108,11 @@ class Standing:
         if not self.taken:
             return Judgement("backup", False, "there is no backup", "fab backup")
         proof = f"proven {age(now - self.proven)} ago" if self.proven else "not proven"
-        said = f"the newest is {age(now - self.taken)} old, {proof}"
         if self.taken - now > AHEAD:
             said = f"the newest is dated {self.taken:%Y-%m-%d %H:%M:%S %Z}, later than now: a clock was wrong"
             return Judgement("backup", False, said, "look at the server's clock (fab check), then fab backup")
+        limits = f", a restore is without {counted(self.left_out)} of it: fab backups" if self.left_out else ""
+        said = f"the newest is {age(now - self.taken)} old, {proof}{limits}"
         if now - self.taken > OVERDUE:
             return Judgement("backup", False, f"{said}: overdue", "fab backup; fab logs --service backup")
         return Judgement("backup", True, said)
@@ -188,6 +192,10 @@ class Standing:
         if last and not (succeeded and succeeded >= last.at):
             return f", {age(now - last.at)} ago: {last.reason}"
         return "" if self._state(run) == "failed" else None
+
+
+def counted(things: int) -> str:
+    return "1 thing" if things == 1 else f"{things} things"
 
 
 def moment(text: str) -> datetime | None:

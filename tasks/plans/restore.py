@@ -9,13 +9,15 @@ from ..model.shell import script
 from ..remote import backup
 
 
-def plan(stage: Stage, current: str, who: str, saved: Saved | None, *, run: str, migrate: bool = False) -> Plan:
-    """On the host that migrates. `saved` None: back to what the last restore kept. `run` is a word of its own."""
+def plan(
+    stage: Stage, current: str, who: str, saved: Saved | None, *, run: str, migrate: bool = False, kept: str = ""
+) -> Plan:
+    """On the host that migrates. `saved` None: back to `kept`, a database. `run` is a word of its own."""
     host, undo = stage.primary, backup.unswap(run, who)
     if saved:
         title, said = f"Restore {saved.name} beside, check it, swap", backup.restore(run, saved, who)
     else:
-        title, said = "Swap back what was kept", backup.swap_back(run, who)
+        title, said = f"Swap back {kept}", backup.swap_back(run, kept, who)
     steps = [Step("restore", title, said, undo, lasting=True)]
     if stage.database.engine == "sqlite":  # a file that somebody has open cannot be replaced
         stop, start = script(("stop_all",)), script(("start_all",))

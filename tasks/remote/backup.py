@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from ..model.backup import Saved
+from ..model.backup import KeptDatabase, Saved
 from ..model.config import Stage
 from ..model.shell import Script, script
 from . import health, retention
@@ -67,6 +67,12 @@ def _dated(found: Iterable[Saved]) -> Iterator[Saved]:
             yield one
 
 
+def kept(facts: Mapping[str, str]) -> tuple[KeptDatabase, ...]:
+    """Newest first; () while the database does not answer."""
+    found = json.loads(facts.get("kept") or "{}").get("databases", [])
+    return tuple(KeptDatabase.from_json(one) for one in found)
+
+
 def preview(saved: Saved) -> Script:
     """Reads the backup whole; answers what is newer than it, and what its schema is to the live release."""
     return script(("restore_plan", saved.folder, saved.name))
@@ -81,8 +87,12 @@ def restore_point(release: str, who: str) -> Script:
     return script(("restore_database", release, "restore-points", release, who))
 
 
-def swap_back(run: str, who: str) -> Script:
-    return script(("swap_back", run, who))
+def swap_back(run: str, kept: str, who: str) -> Script:
+    return script(("swap_back", run, kept, who))
+
+
+def drop_kept(kept: str, who: str) -> Script:
+    return script(("drop_kept", kept, who))
 
 
 def unswap(run: str, who: str) -> Script:

@@ -29,6 +29,8 @@ VERBS = {
     "moment": ("project_moment", "moment"),
     "drill": ("project_drill", "drill"),
     "undo-restore": ("project_backup", "undo_restore"),
+    "kept": ("project_kept", "kept"),
+    "drop-kept": ("project_kept", "drop_kept"),
 }
 SETTINGS_IN_MANAGE = re.compile(r"""setdefault\(\s*["']DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""")
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable, Iterator
@@ -19,10 +19,11 @@ import project_sequence
 import project_sqlite
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from project_answer import ROOT, Refused, tell
 from project_blockers import await_backup
 from project_plan import reach
-from project_sessions import lift_limits
+from project_sessions import is_gone, lift_limits
 
 PROOF = ".drill"  # beside a backup that was restored and found right: when, and in how many seconds
 ENGINES = {"postgresql": project_postgres, "sqlite": project_sqlite}
@@ -52,6 +53,8 @@ def restore_point(arguments: dict) -> dict:
             taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")  # what comes later need not be in it
             facts.update(engine.dump(connection, parts[0]))
             engine.read_whole(connection, parts[0])
+            facts.update(engine.tried(connection, parts[0], earlier(directory)))
+            facts["leaves_out"] = sum(not one["follows"] for one in facts["left_out"])
             facts.update(name=name, application=application(), engine=connection.vendor, file=data.name,
                          bytes=parts[0].stat().st_size, sha256=digest(parts[0]), database_bytes=needed,
                          release=os.path.basename(ROOT), taken_at=taken_at)  # fmt: skip
@@ -67,6 +70,16 @@ def restore_point(arguments: dict) -> dict:
                 path.unlink(missing_ok=True)
             raise
     return {**facts, "rows": sum(facts["rows"].values()), "applied": len(facts["applied"]), "manifest": str(manifest)}
+
+
+def earlier(directory: Path) -> list[dict]:
+    """The newest manifests here and beside, where deploys have theirs."""
+    paths = sorted(directory.parent.glob("*/*.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    found = []
+    for path in paths:
+        with suppress(OSError, ValueError):
+            found.append(json.loads(path.read_text()))
+    return [manifest for manifest in reversed(found) if isinstance(manifest, dict)]
 
 
 def backup(arguments: dict) -> dict:
@@ -162,6 +175,12 @@ def proven(directory: Path) -> list[str]:
 
 def restore(arguments: dict) -> dict:
     """Put a restore point in the place of the live database; `plan_only` says what would be lost, touching nothing."""
+    connection = connections[arguments.get("database", "default")]
+    lost = None
+    if connection.vendor == "postgresql" and is_gone(connection):
+        if arguments.get("plan_only"):
+            return preview_of_gone(connection, *place(arguments))
+        lost = made_anew(connection, *place(arguments))
     connection, engine = opened(arguments)
     directory, name = place(arguments)
     manifest = verified(connection, engine, directory, name)
@@ -173,10 +192,30 @@ def restore(arguments: dict) -> dict:
         changed = {table: now.get(table, 0) - manifest["rows"].get(table, 0) for table in {*now, *manifest["rows"]}}
         return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
                 "newer_rows": {table: rows for table, rows in sorted(changed.items()) if rows},
-                "not_carried": engine.not_carried(connection, manifest),
+                **engine.preview(connection, data, manifest),
                 **schema(connection, set(manifest["applied"]))}  # fmt: skip
     done = engine.restore(connection, data, manifest, promised(arguments), arguments.get("hold", ""))
+    if lost is not None:  # nobody wants an empty database back
+        engine.drop_beside(connection, done["kept"])
+        remarks = [*done["remarks"], *(f"not restored (missing privileges): {one}" for one in lost)]
+        done.update(kept="", not_carried=[*lost, *done["not_carried"]], remarks=remarks)
     return {"restored": name, **done}
+
+
+def preview_of_gone(connection, directory: Path, name: str) -> dict:
+    manifest = verified(connection, project_postgres, directory, name)
+    known = {".".join(key) for key in MigrationLoader(None).disk_migrations}
+    applied = set(manifest["applied"])
+    return {"taken_at": manifest["taken_at"], "release": manifest["release"], "applied": manifest["applied"],
+            "newer_rows": {}, "left_out": manifest.get("left_out", []), "not_carried": [], "gone": True,
+            "missing": sorted(known - applied), "ahead": sorted(applied - known)}  # fmt: skip
+
+
+def made_anew(connection, directory: Path, name: str) -> list[str]:
+    """What could not be set for the database in the place of the one that was dropped."""
+    manifest = verified(connection, project_postgres, directory, name)
+    tell(f"the database {connection.settings_dict['NAME']} is gone: it is made anew, as {name} says it was")
+    return project_postgres.make_anew(connection, directory / manifest["file"], manifest)
 
 
 def promised(arguments: dict) -> Callable[[str], None]:
@@ -200,14 +239,10 @@ def schema(connection, applied: set) -> dict:
 
 
 def undo_restore(arguments: dict) -> dict:
-    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far.
-    `look_only`: whether it did is all that is asked.
-    """
+    """Swap back what `restore` kept; what was live is kept in turn. `if_kept`: it may not have come so far."""
     connection, engine = opened(arguments)
-    if arguments.get("look_only") or arguments.get("if_kept"):
-        there = engine.is_kept(connection, arguments["kept"])
-        if not there or arguments.get("look_only"):
-            return {"kept": arguments["kept"] if there else ""}
+    if arguments.get("if_kept") and not engine.is_kept(connection, arguments["kept"]):
+        return {"kept": ""}
     engine.check_swap(connection)
     return engine.undo(connection, arguments["kept"], promised(arguments), arguments.get("hold", ""))
 

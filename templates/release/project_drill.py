@@ -36,7 +36,7 @@ def drill(arguments: dict) -> dict:
     lost = max(0, round((datetime.now(timezone.utc) - datetime.fromisoformat(manifest["taken_at"])).total_seconds()))
     if not keep:
         prove(directory, name, seconds)
-        record(arguments, name, done["rows"], seconds, lost)
+        record(arguments, name, done, seconds, lost)
     return {"name": name, "seconds": seconds, "lost_seconds": lost, "taken_at": manifest["taken_at"], **done}
 
 
@@ -56,10 +56,13 @@ def prove(directory: Path, name: str, seconds: float) -> None:
     os.replace(part, proof)
 
 
-def record(arguments: dict, name: str, rows: int, seconds: float, lost: int) -> None:
+def record(arguments: dict, name: str, done: dict, seconds: float, lost: int) -> None:
     """For `fab history`."""
     if "journal" in arguments:
-        note = f"{name}: {rows:,} rows restored in {seconds} s (RTO), the last {lost / 3600:.1f} h not in it (RPO)"
+        missing = sum(not one["follows"] for one in done.get("left_out", []))
+        without = f", without {missing} things that only postgres may make" if missing else ""
+        took = f"{done['rows']:,} rows restored in {seconds} s (RTO)"
+        note = f"{name}: {took}, the last {lost / 3600:.1f} h not in it (RPO){without}"
         journal, by = Path(arguments["journal"]), arguments.get("by", "timer")
         facts = {"backup": name, "seconds": seconds, "lost_seconds": lost}
         project_journal.append(journal, "drill", os.path.basename(ROOT), by, note, **facts)

@@ -13,6 +13,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import NOT_PROVIDED
 from project_answer import Refused, first_line
+from project_sessions import is_gone
 
 CREATE_EXTENSION = re.compile(r"CREATE\s+EXTENSION\s+(?:IF\s+NOT\s+EXISTS\s+)?\"?([\w-]+)", re.IGNORECASE)
 LIMITS = ("max_length", "max_digits", "decimal_places")
@@ -37,9 +38,11 @@ def reach(connection) -> None:
     except Error as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         name = "" if connection.alias == "default" else f" {connection.alias!r}"
+        hint = "Is it running, and are host, port, user and password in the environment file right?"
+        if connection.vendor == "postgresql" and is_gone(connection):
+            hint = "There is no such database on its server: fab restore-db --date latest makes it anew from a backup."
         raise Refused(
-            f"The database{name} does not let us in. {reason}",
-            "Is it running, and are host, port, user and password in the environment file right?",
+            f"The database{name} does not let us in. {reason}", hint,
             kind="database", database="down", reason=reason,
         ) from None  # fmt: skip
 

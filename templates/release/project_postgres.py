@@ -11,19 +11,20 @@ from typing import Callable, Iterator
 import project_preflight as preflight
 from django.db import Error
 from project_answer import Refused, first_line, say
+from project_archive import of_database
 from project_blockers import BACKUP
 from project_client import client
 from project_hold import at_one_moment, check_nothing_is_hidden, count_rows
+from project_mend import statements
 from project_names import KEPT, belongs, stamped
+from project_rebuild import Copy, Lost, mark, rebuild, told
 from project_sessions import fetch, in_each_role, literal, live_name, maintenance, only_one, patient, quote
 from project_swap import INSIDE, swap
+from project_tolerant import run
 
 SUFFIX = ".dump"
 LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table
 PATIENCE = 60  # seconds a finished restore waits for those who hold the live database
-SHUT_OUT = """
-    SELECT name FROM unnest(%s::text[]) AS name WHERE to_regnamespace('public') IS NOT NULL
-    AND NOT has_schema_privilege(name::regrole, to_regnamespace('public'), 'CREATE')"""
 # Columns of pg_database differ between versions of the server: the row comes as JSON.
 DATABASE = """
     SELECT to_json(d)::text, datdba::regrole::text, spcname
@@ -65,6 +66,7 @@ def dump(connection, path: Path) -> dict:
 def dumped(session, snapshot: str, watch: Callable, path: Path) -> dict:
     """The rows are those of the dump: counted later, a busy database has others."""
     check_nothing_is_hidden(session)
+    preflight.check_objects(session)
     live, name = live_name(session), f"{BACKUP}: pg_dump {os.getpid()}"
     words = ("-Fc", "-Z1", f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_WAIT}", f"--file={path}")
     warnings = client(session, "pg_dump", *words, database=live, name=name, watch=lambda: watch(name))
@@ -104,58 +106,68 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
     """`promise` is told what will be kept before it is; `hold` is a unit that holds requests while it runs."""
     live = live_name(connection)
     kept = stamped(live, "before")
-    with restored_beside(connection, data, manifest) as (_, beside, rows):
+    with restored_beside(connection, data, manifest) as (_, beside, done):
         preflight.check_holders(connection, live, PATIENCE)
-        lost = [*owners_lost(connection, manifest), *carry_properties(connection, live, beside)]
+        lost = carry_properties(connection, live, beside)
         promise(kept)
         remarks = swap(connection, live, beside, kept, hold)
-    remarks += [f"for want of rights it lacks: {one}" for one in lost]
-    return {"kept": kept, "rows": rows, "not_carried": lost, "remarks": remarks}
+    remarks += [f"not restored (missing privileges): {one}" for one in [*told(done["left_out"]), *lost]]
+    return {"kept": kept, **done, "not_carried": lost, "remarks": remarks}
 
 
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
     """As restore, without the swap; what came of it stays only where somebody wants to look at it."""
-    with restored_beside(connection, data, manifest) as (control, beside, rows):
+    with restored_beside(connection, data, manifest) as (control, beside, done):
         scratch = stamped(live_name(connection), "scratch")
         if keep:
             fetch(control, f"ALTER DATABASE {quote(beside)} RENAME TO {quote(scratch)}")
         else:
             drop(control, beside)
-    return {"scratch": scratch if keep else "", "rows": rows}
+    return {"scratch": scratch if keep else "", **done}
 
 
 @contextmanager
 def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
-    """(session, name, rows) of a checked copy beside the live database; it is gone again if the block fails."""
+    """(session, name, what came of it) of a checked copy beside the live one; it is gone again if the block fails."""
+    with empty_beside(connection, "restore") as (control, beside):
+        lost = rebuilt(connection, beside, data, manifest["rows"])
+        check_lost(lost, manifest)
+        rows = check_rows(connection, beside, manifest["rows"])
+        left_out = [*(one.to_json() for one in lost), *not_in_archive(manifest)]
+        yield control, beside, {"rows": rows, "left_out": left_out}
+
+
+@contextmanager
+def empty_beside(connection, word: str) -> Iterator[tuple]:
+    """(session, name) of a database like the live one; it is gone again if the block fails."""
     live = live_name(connection)
-    beside = stamped(live, "restore")
-    with closing(maintenance(connection)) as control, only_one(control, f"restore of {live}"):
-        drop_leftovers(control, live)
+    beside = stamped(live, word)
+    with closing(maintenance(connection)) as control, only_one(control, f"{word} of {live}"):
+        drop_leftovers(control, live, word)
         try:
             create_like(control, live, beside)
-            words = ["--exit-on-error", f"--jobs={os.cpu_count() or 1}"]
-            if preflight.out_of_reach(connection, manifest):
-                words.append("--no-owner")
-            with owners_let_in(connection, beside, preflight.owners_of(connection, manifest)):
-                client(connection, "pg_restore", *words, str(data), database=beside)
-            yield control, beside, check_rows(connection, beside, manifest["rows"])
+            yield control, beside
         except BaseException:
             drop_if_possible(connection, beside)
             raise
 
 
-@contextmanager
-def owners_let_in(connection, beside: str, owners: list[str]) -> Iterator[None]:
-    """A table is only given to who may create one there: its owner need not be allowed any more, and what the backup
-    allows it comes after its tables.
-    """
-    guests = [name for (name,) in fetch(connection, SHUT_OUT, [owners])]
+def rebuilt(connection, beside: str, data: Path, rows: dict | None) -> list[Lost]:
+    """What could not be made of the archive; without `rows` only its schema is made."""
+    path = fetch(connection, "SHOW search_path")[0][0]
     with closing(patient(connection, beside)) as session:
-        for (name,) in fetch(session, SHUT_OUT, [owners]):
-            fetch(session, f"GRANT CREATE ON SCHEMA public TO {name}")
-        yield
-        for name in guests:
-            fetch(session, f"REVOKE CREATE ON SCHEMA public FROM {name}")
+        copy = Copy(session, beside, data, path, lambda *words, **more: run(connection, *words, **more))
+        return rebuild(copy, lambda: count_rows(session), rows)
+
+
+def check_lost(lost: list[Lost], manifest: dict) -> None:
+    """What our role may not make, and what was known of this backup, is only said."""
+    known = {one["what"] for one in manifest.get("left_out", [])}
+    wrong = [one for one in lost if not one.is_excused and one.what not in known]
+    if wrong:
+        named = "; ".join(f"{one.what} ({one.reason or 'nobody said why'})" for one in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise Refused(f"Not everything of it can be made: {named}{more}.", "Nothing was switched; name another one.")
 
 
 def undo(connection, kept: str, promise: Callable[[str], None], hold: str) -> dict:
@@ -175,11 +187,27 @@ def is_kept(connection, name: str) -> bool:
     return bool(there) and belongs(name, live_name(connection), *KEPT)
 
 
-def drop_leftovers(control, live: str) -> None:
-    """Databases of restores that were killed; nobody else can be making one while we hold the lock."""
+def standing_beside(connection) -> list[tuple]:
+    """(name, word, bytes) of what restores kept, and of what somebody wanted to look at."""
+    live = live_name(connection)
+    return [
+        (name, word, fetch(connection, "SELECT pg_database_size(%s)", [name])[0][0])
+        for (name,) in fetch(connection, preflight.STANDS_BESIDE)
+        for word in (*KEPT, "scratch")
+        if belongs(name, live, word)
+    ]
+
+
+def drop_beside(connection, name: str) -> None:
+    with closing(maintenance(connection)) as control, only_one(control, f"restore of {live_name(connection)}"):
+        drop(control, name)
+
+
+def drop_leftovers(control, live: str, word: str) -> None:
+    """Databases of those that were killed; nobody else can be making one while we hold the lock."""
     for (name,) in fetch(control, preflight.STANDS_BESIDE):
-        if belongs(name, live, "restore"):
-            say(f"dropping {name}, left by a restore that was cut off")
+        if belongs(name, live, word):
+            say(f"dropping {name}, left by a {word} that was cut off")
             drop(control, name)
 
 
@@ -216,6 +244,33 @@ def create_like(control, live: str, beside: str) -> None:
     fetch(control, " ".join(words))
 
 
+def make_anew(connection, data: Path, manifest: dict) -> list[str]:
+    """An empty database where one was dropped, as the backup says it was; returns what of that we may not say."""
+    name, refused = connection.settings_dict["NAME"], []
+    entries = of_database(data) if manifest["database"] == name else []
+    plain = f"CREATE DATABASE {quote(name)} TEMPLATE template0 ENCODING {literal(manifest['encoding'])};"
+    create = next((entry.statement for entry in entries if entry.kind == "DATABASE"), plain)
+    with closing(maintenance(connection)) as control:
+        try:
+            fetch(control, create)
+        except Error as error:
+            user = fetch(control, "SELECT current_user")[0][0]
+            raise Refused(
+                f"The live database is gone, and this role may not make it anew: {first_line(error)}.",
+                f"As postgres: {create.strip()} ALTER DATABASE {quote(name)} OWNER TO {quote(user)}; then again.",
+            ) from None
+        given = [
+            f"ALTER DATABASE {quote(name)} OWNER TO {quote(one.owner)}" for one in entries if one.kind == "DATABASE"
+        ]
+        for statement in [
+            *(part for one in entries if one.kind != "DATABASE" for part in statements(one.statement)),
+            *given,
+        ]:
+            if not accepted(control, [(statement, None)], "COMMIT"):
+                refused.append(f"{statement};")
+    return refused
+
+
 def check_rows(connection, database: str, expected: dict) -> int:
     with closing(patient(connection, database)) as session:
         rows = count_rows(session)
@@ -225,16 +280,45 @@ def check_rows(connection, database: str, expected: dict) -> int:
     return sum(rows.values())
 
 
-def not_carried(connection, manifest: dict) -> list[str]:
+def preview(connection, data: Path, manifest: dict) -> dict:
     """What `restore` would have to leave to a superuser; tried on the live database, and taken back."""
     live = live_name(connection)
-    return [*owners_lost(connection, manifest), *carry_properties(connection, live, live, ending="ROLLBACK")]
+    lost = carry_properties(connection, live, live, ending="ROLLBACK")
+    return {"left_out": [*schema_tried(connection, data), *not_in_archive(manifest)], "not_carried": lost}
 
 
-def owners_lost(connection, manifest: dict) -> list[str]:
-    user = fetch(connection, "SELECT current_user")[0][0]
-    great = ", ".join(preflight.out_of_reach(connection, manifest))
-    return [f"the owner {great} of its objects: all of them belong to {user}"] if great else []
+def not_in_archive(manifest: dict) -> list[dict]:
+    return [one for one in manifest.get("left_out", []) if not one.get("in_archive", True)]
+
+
+def tried(connection, data: Path, earlier: list[dict]) -> dict:
+    """What a restore of `data` would leave out, for its manifest: its schema is made beside the live database and
+    dropped again, but where it is the same as in one of the `earlier` manifests.
+    """
+    facts = {"schema": schema_mark(connection, data), "left_out": preflight.not_dumped(connection)}
+    for manifest in earlier:
+        if manifest.get("schema") == facts["schema"] and isinstance(manifest.get("left_out"), list):
+            return {**facts, "left_out": manifest["left_out"]}
+    user, creates, _ = fetch(connection, preflight.RIGHTS)[0]
+    if not creates:
+        return {**facts, "schema": "", "untried": f"as postgres: ALTER ROLE {quote(user)} CREATEDB;"}
+    try:
+        facts["left_out"] += schema_tried(connection, data)
+    except (Error, Refused) as error:
+        facts.update(schema="", untried=first_line(error))
+    return facts
+
+
+def schema_tried(connection, data: Path) -> list[dict]:
+    with empty_beside(connection, "trial") as (control, beside):
+        lost = rebuilt(connection, beside, data, None)
+        drop(control, beside)
+    return [one.to_json() for one in lost]
+
+
+def schema_mark(connection, data: Path) -> str:
+    """The same for the same schema where our role may do the same."""
+    return mark(data, fetch(connection, preflight.STANDING_HERE)[0])
 
 
 def carry_properties(connection, live: str, target: str, ending: str = "COMMIT") -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from project_answer import Refused
 from project_names import KEPT, belongs
-from project_sessions import fetch, live_name, quote
+from project_sessions import fetch, literal, live_name, quote
 
 # Objects of extensions belong to whoever made the extension, and come with it.
 OWNERS = """
@@ -37,11 +37,34 @@ RIGHTS = """
 STANDING = """
     SELECT name, r.oid IS NOT NULL, coalesce(pg_has_role(r.oid, 'USAGE'), false), coalesce(r.rolsuper, false)
     FROM unnest(%s::text[]) AS name LEFT JOIN pg_roles r ON r.oid = to_regrole(name) ORDER BY 1"""
-POSSIBLE = """
-    SELECT wanted, bool_or(v.name IS NOT NULL),
-        bool_or(NOT v.superuser OR v.trusted) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-    FROM unnest(%s::text[]) AS wanted LEFT JOIN pg_available_extension_versions v ON v.name = wanted
-    GROUP BY 1 ORDER BY 1"""
+ABSENT = """
+    SELECT wanted FROM unnest(%s::text[]) AS wanted
+    WHERE NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = wanted) ORDER BY 1"""
+# What decides what a restore by us would leave out, beside the schema itself.
+STANDING_HERE = """
+    SELECT current_setting('server_version_num'), rolname, rolsuper, rolcreatedb,
+        (SELECT array_agg(r.rolname ORDER BY 1) FROM pg_roles r WHERE pg_has_role(r.oid, 'USAGE')),
+        (SELECT array_agg(concat(name, version, superuser, trusted) ORDER BY 1) FROM pg_available_extension_versions
+            WHERE name IN (SELECT extname FROM pg_extension))
+    FROM pg_roles WHERE rolname = current_user"""
+# pg_dump leaves out what only a superuser sees, with a warning.
+NOT_DUMPED = """
+    SELECT concat('subscription ', subname), 'CREATE SUBSCRIPTION: only a superuser sees its connection'
+        FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = current_database()
+        AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+    UNION ALL SELECT concat('options of the user mapping of ', usename, ' for server ', srvname),
+        'they may hold a password, so only their own role and superusers see them'
+        FROM pg_user_mappings m WHERE umoptions IS NULL AND usename <> current_user
+        AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        AND EXISTS (SELECT FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = srvfdw
+                    WHERE s.oid = srvid AND fdwname <> 'file_fdw')
+    ORDER BY 1"""
+OBJECTS_OF_OTHERS = """
+    SELECT pg_get_userbyid(lomowner), count(*), pg_has_role(lomowner, current_user::regrole, 'MEMBER')
+    FROM pg_largeobject_metadata WHERE NOT pg_has_role(lomowner, 'USAGE')
+    AND NOT EXISTS (SELECT FROM aclexplode(lomacl) WHERE privilege_type = 'SELECT'
+                    AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))
+    GROUP BY lomowner ORDER BY 1"""
 # The type of a session that is not ours is hidden from us: NULL.
 HOLDERS = """
     SELECT format('session %%s of %%s (%%s)', pid, usename, application_name)
@@ -68,6 +91,34 @@ def needs(session) -> dict:
     """For the manifest: what another server must have before this database fits there."""
     names = {"owners": OWNERS, "roles": ROLES, "extensions": EXTENSIONS}
     return {name: [found for (found,) in fetch(session, statement)] for name, statement in names.items()}
+
+
+def not_dumped(session) -> list[dict]:
+    return [{"what": what, "statement": "", "reason": reason, "follows": False, "in_archive": False}
+            for what, reason in fetch(session, NOT_DUMPED)]  # fmt: skip
+
+
+def check_objects(session) -> None:
+    """Large objects are read by their owner and whom he lets: no right to read all data covers them."""
+    found = fetch(session, OBJECTS_OF_OTHERS)
+    if not found:
+        return
+    live, user = quote(live_name(session)), quote(fetch(session, "SELECT current_user")[0][0])
+    hints = []
+    for name, _, is_member in found:
+        if not is_member:
+            hints.append(f"GRANT {quote(name)} TO {user};")
+            continue
+        hints.append(
+            f"SELECT format('ALTER LARGE OBJECT %s OWNER TO {user}', oid) FROM pg_largeobject_metadata WHERE lomowner ="
+            f" {literal(quote(name))}::regrole \\gexec -- and so that its next ones are {user}'s:"
+            f" ALTER ROLE {quote(name)} IN DATABASE {live} SET role TO {user};"
+        )
+    counted = ", ".join(f"{count:,} of {name}" for name, count, _ in found)
+    raise Refused(
+        f"Large objects that this role may not read would not be in a backup: {counted}.",
+        f"As postgres, in psql {live}: " + " ".join(hints),
+    )
 
 
 def check(connection, manifest: dict) -> None:
@@ -99,48 +150,30 @@ def check_encoding(connection, manifest: dict) -> None:
 
 
 def check_extensions(connection, names: list[str]) -> None:
+    """Whether our role may create them is found out by trying: what does not need them is restored without them."""
     version = connection.pg_version // 10000
-    for name, installed, allowed in fetch(connection, POSSIBLE, [names]):
-        if not installed:
-            hint = f"Install its package, often postgresql-{version}-{name}: apt-cache search {name}."
-            raise Refused(f"It needs the extension {name}, which is not installed on this server.", hint)
-        if not allowed:
-            control = f"/usr/share/postgresql/{version}/extension/{name}.control"
-            raise Refused(
-                f"It needs the extension {name}, which only a superuser may create.",
-                f"As root on the database's host: echo 'trusted = true' >> {control}; then owners of databases may.",
-            )
+    for (name,) in fetch(connection, ABSENT, [names]):
+        hint = f"Install its package, often postgresql-{version}-{name}: apt-cache search {name}."
+        raise Refused(f"It needs the extension {name}, which is not installed on this server.", hint)
 
 
 def check_rights(connection, manifest: dict) -> None:
-    """With the exact statements."""
+    """With the exact statements. Whose objects we may not give back is found out by trying: they are ours then."""
     live = live_name(connection)
     user, creates, owner = fetch(connection, RIGHTS)[0]
-    owners = {owner, *owners_of(connection, manifest)}
-    standing = fetch(connection, STANDING, [sorted({*owners, *manifest.get("roles", [])})])
+    standing = fetch(connection, STANDING, [sorted({owner, *manifest.get("owners", []), *manifest.get("roles", [])})])
     missing = [name for name, there, _, _ in standing if not there]
     if missing:
         hint = "As postgres: " + " ".join(f"CREATE ROLE {name};" for name in missing)
         raise Refused(f"It names roles that this server does not have: {', '.join(missing)}.", hint)
     grants = [] if creates else [f"ALTER ROLE {quote(user)} CREATEDB;"]
     grants += [f"GRANT {name} TO {quote(user)};" for name, _, ours, great in standing
-               if name in owners and not ours and not great]  # fmt: skip
+               if name == owner and not ours and not great]  # fmt: skip
     grants += [f"ALTER DATABASE {quote(live)} OWNER TO {quote(user)};" for name, _, ours, great in standing
                if name == owner and not ours and great]  # fmt: skip
     if grants:
         error = f"The role {user} may not restore {live} beside itself and rename it."
         raise Refused(error, "As postgres: " + " ".join(grants), grants=grants)
-
-
-def owners_of(connection, manifest: dict) -> list[str]:
-    """A manifest of older programs does not say: what is live is the best guess."""
-    return manifest["owners"] if "owners" in manifest else [name for (name,) in fetch(connection, OWNERS)]
-
-
-def out_of_reach(connection, manifest: dict) -> list[str]:
-    """Owners that are superusers and not we: nobody is to become a member of them, so their objects become ours."""
-    standing = fetch(connection, STANDING, [owners_of(connection, manifest)])
-    return [name for name, _, ours, great in standing if great and not ours]
 
 
 def holders(connection, live: str) -> str:

@@ -49,6 +49,16 @@ def maintenance(connection):
     raise Refused(f"No way into {' or '.join(MAINTENANCE)}: {reasons[0]}", hint)
 
 
+def is_gone(connection) -> bool:
+    """Whether its server answers and has no such database."""
+    name = connection.settings_dict["NAME"]
+    try:
+        with closing(maintenance(connection)) as control:
+            return bool(name) and not fetch(control, "SELECT 1 FROM pg_database WHERE datname = %s", [name])
+    except (Error, Refused):
+        return False
+
+
 def fetch(connection, statement: str, parameters: object = None) -> list[tuple]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)

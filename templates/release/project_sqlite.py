@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from project_answer import Refused
+from project_names import KEPT, STAMP
 
 SUFFIX = ".sqlite3"
 PATIENCE = 10  # seconds to wait for requests that hold the database
@@ -95,11 +96,15 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
     connection.close()
     with restored_beside(live, data, manifest) as (beside, rows):
         kept = swap(live, beside, "before", promise)
-    return {"kept": kept.name, "rows": rows, "not_carried": []}
+    return {"kept": kept.name, "rows": rows, "left_out": [], "not_carried": []}
 
 
-def not_carried(_, __: dict) -> list[str]:
-    return []
+def preview(_, __: Path, ___: dict) -> dict:
+    return {"left_out": [], "not_carried": []}
+
+
+def tried(_, __: Path, ___: list[dict]) -> dict:
+    return {"left_out": []}
 
 
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
@@ -166,6 +171,25 @@ def is_kept(connection, name: str) -> bool:
     live = live_path(connection)
     old = live.parent / name
     return old.parent == live.parent and name.startswith(f"{live.name}.") and old.exists() and not old.samefile(live)
+
+
+def standing_beside(connection) -> list[tuple]:
+    """(name, word, bytes) of what restores kept, and of what somebody wanted to look at."""
+    live = live_path(connection)
+    found = []
+    for path in live.parent.iterdir():
+        word, _, stamp = path.name[len(live.name) + 1 :].partition("-")
+        if path.name.startswith(f"{live.name}.") and word in (*KEPT, "scratch") and len(stamp) == STAMP:
+            found += (
+                [(path.name, word, path.stat().st_size)] if stamp.isdigit() and is_kept(connection, path.name) else []
+            )
+    return found
+
+
+def drop_beside(connection, name: str) -> None:
+    live = live_path(connection)
+    with only_one(live):
+        remove(live.with_name(name))
 
 
 def swap(live: Path, incoming: Path, word: str, promise: Callable[[str], None]) -> Path:

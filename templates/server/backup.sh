@@ -22,7 +22,7 @@ send_away() { # waits for its end
 }
 
 list_backups() {
-  local kind folder file kept VALUE at
+  local kind folder file VALUE at
   for kind in backup 'restore point'; do
     folder=$DEPLOY_TO/backups/database
     [ "$kind" = backup ] || folder=$DEPLOY_TO/backups/restore-points
@@ -35,8 +35,7 @@ list_backups() {
     done
   done
   survey_backups
-  kept=$(last_kept)
-  [ -z "$kept" ] || fact kept "$kept"
+  [ -z "$(current_id)" ] || project "$RELEASES/$(current_id)" kept '{}' >/dev/null || true # not while the database is down
   list_archive
 }
 
@@ -63,12 +62,14 @@ restore_database() { # RUN FOLDER NAME BY
   swapped "$1" "$4" "database of $3"
 }
 
-swap_back() { # RUN BY   what the last restore kept becomes live again
-  local kept
-  kept=$(last_kept)
-  [ -n "$kept" ] || die "no restore has kept a database" "fab backups"
-  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\", $(swapping "$1")}" || refuse "the database was not swapped back"
-  swapped "$1" "$2" "back to the database kept as $kept"
+swap_back() { # RUN NAME BY   what a restore kept becomes live again
+  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$(json_text "$2")\", $(swapping "$1")}" || refuse "the database was not swapped back"
+  swapped "$1" "$3" "back to the database kept as $2"
+}
+
+drop_kept() { # NAME BY
+  project "$RELEASES/$(current_id)" drop-kept "{\"name\": \"$(json_text "$1")\"}" || refuse "the database was not dropped"
+  journal dropped "$(current_id)" "$(current_id)" "$2" "$1, which a restore had kept"
 }
 
 swapping() { # RUN
@@ -77,27 +78,12 @@ swapping() { # RUN
   printf '"promise": "%s", "hold": "%s"' "$PRIVATE/swapped.$1" "$unit"
 }
 
-last_kept() {
-  local file newest=
-  for file in "$PRIVATE/kept-database" "$PRIVATE"/swapped.*; do
-    [ -s "$file" ] || continue
-    if [ -n "$newest" ] && [ ! "$file" -nt "$newest" ]; then continue; fi
-    [ "$file" = "$PRIVATE/kept-database" ] || was_swapped "$(cat "$file")" || continue
-    newest=$file
-  done
-  [ -z "$newest" ] || cat "$newest"
-}
-
-was_swapped() { # NAME   a run that was cut off has only promised to keep it
-  project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$1\", \"look_only\": true}" >/dev/null && [ -n "$(answer kept)" ]
-}
-
 swapped() { # RUN BY NOTE
-  local current line
+  local current line kept
   current=$(current_id)
-  answer kept | write_synced "$PRIVATE/kept-database"
-  cp "$PRIVATE/kept-database" "$PRIVATE/swapped.$1"
-  journal restored "$current" "$current" "$2" "$3; the one before is kept as $(cat "$PRIVATE/kept-database")"
+  answer kept | write_synced "$PRIVATE/swapped.$1"
+  kept=$(cat "$PRIVATE/swapped.$1") # "": the one before was gone
+  journal restored "$current" "$current" "$2" "$3${kept:+; the one before is kept as $kept}"
   while IFS= read -r line || [ -n "$line" ]; do warn "$line"; done < <(answer remarks)
 }
 
@@ -108,7 +94,7 @@ unswap() { # RUN BY   undo of either; nothing where it did not get so far
   project "$RELEASES/$(current_id)" undo-restore "{\"kept\": \"$kept\", \"if_kept\": true}" || refuse "the database was not swapped back"
   if [ -n "$(answer kept)" ]; then
     swapped "$1" "$2" "back to the database kept as $kept"
-    warn "what was written meanwhile is in $(cat "$PRIVATE/kept-database")"
+    warn "what was written meanwhile is in $(cat "$PRIVATE/swapped.$1")"
   fi
   rm -f "$PRIVATE/swapped.$1"
 }

@@ -18,6 +18,8 @@ survey_backups() {
     fact backup "${newest##*/}"
     read_value taken_at "$newest.json"
     fact backup_taken "$VALUE"
+    read_value leaves_out "$newest.json"
+    fact backup_left_out "$VALUE"
     read_value at "$newest.drill"
     fact backup_proven "$VALUE"
     fact backup_remarks "$(remarks_of "$newest.json")"
