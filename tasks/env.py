@@ -31,7 +31,7 @@ from .model.config import Stage
 from .model.errors import FailedError, UsageError
 from .model.event import Note
 from .remote import env, variables
-from .report.safe import clean, err, out, out_bytes, out_json, prompt
+from .report.safe import clean, err, is_read_by_people, out, out_bytes, out_json, prompt
 
 RESTART = {"restart": "build what is live again, so that it runs with the new values; if it is not well, both go back"}
 FILE = "the file (default: what [environment] source prints)"
@@ -106,8 +106,8 @@ def push(
 def pull(context: invoke.Context, to: str = "", stage: str = "", force: bool = False) -> None:
     """Fetch the variables as they are on every host."""
     here = stage_with_file(stage)
-    if not to and sys.stdout.isatty():
-        raise UsageError("the values would be shown on this terminal", "--to FILE; or --to - if that is what you want")
+    if not to and is_read_by_people(sys.stdout):
+        raise UsageError("the values would be shown here", "--to FILE; or --to - if that is what you want")
     with looking(context, here) as at:
         content = the_same(here, live(at))
     if content is None:

@@ -344,10 +344,12 @@ def target(folder: Path) -> Path:
     return folder.parent / "host" / "shared" / ".env.production"
 
 
-def fab(folder: Path, *words: str, said: str = "", editor: str = "false") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words), cwd=folder, env=surroundings(folder, editor), input=said, capture_output=True, text=True
-    )
+def fab(
+    folder: Path, *words: str, said: str = "", editor: str = "false", **more: str
+) -> subprocess.CompletedProcess[str]:
+    """`more` are variables of its environment."""
+    there = surroundings(folder, editor) | more
+    return subprocess.run(command(*words), cwd=folder, env=there, input=said, capture_output=True, text=True)
 
 
 def command(*words: str) -> list[str]:
@@ -356,7 +358,8 @@ def command(*words: str) -> list[str]:
 
 def surroundings(folder: Path, editor: str = "false") -> dict[str, str]:
     memory = str(folder.parent / "memory")
-    return os.environ | {"PYTHONPATH": str(ROOT), "VISUAL": editor, "EDITOR": "", "XDG_RUNTIME_DIR": memory, "CI": ""}
+    no_ci = dict.fromkeys(("CI", "GITHUB_ACTIONS", "GITLAB_CI"), "")
+    return os.environ | {"PYTHONPATH": str(ROOT), "VISUAL": editor, "EDITOR": "", "XDG_RUNTIME_DIR": memory} | no_ci
 
 
 def betraying(seen: set[str]) -> list[str]:
@@ -506,6 +509,12 @@ def test_a_frozen_stage_keeps_its_settings(operator: Path) -> None:
     (operator.parent / "host" / ".releases" / "freeze").write_text("holidays\n")
     assert fab(operator, "env.set", "B", said="x").returncode == 3
     assert target(operator).read_text() == FILE
+
+
+def test_what_is_fetched_is_not_shown_in_the_log_of_a_ci_job(operator: Path) -> None:
+    refused = fab(operator, "env.pull", GITHUB_ACTIONS="true")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert fab(operator, "env.pull", "--to", "-", GITHUB_ACTIONS="true").stdout == FILE
 
 
 def test_what_is_fetched_is_for_one_pair_of_eyes(operator: Path) -> None:

@@ -25,7 +25,8 @@ from .looking import await_that, edit, said, sell, sku, sql
 
 pytestmark = pytest.mark.server
 PORT = 7822
-ON_REQUEST = "[provision]\nssh = true\n"
+TOKEN = "canary-of-a-header"
+ON_REQUEST = f'[health.headers]\nX-Token = "{TOKEN}"\n[provision]\nssh = true\n'
 DROP_IN = "/etc/ssh/sshd_config.d/10-fab-releases.conf"
 ID = "20260101-000000-0123456"
 
@@ -369,6 +370,8 @@ def test_secrets_that_somebody_could_have_seen(safe: Safe, server: Server) -> No
     for secret in secrets:
         assert not [words for words in safe.programs if secret in words], "in a process list"
         assert secret not in safe.output + told + local
+    assert not [words for words in safe.programs if TOKEN in words], "the health check's header in a process list"
+    assert TOKEN not in safe.output + told
     where = server.run(
         "grep -rlsF -f /root/secrets /etc /srv /var/lib/fab-releases /tmp /var/tmp /home /root", check=False
     )
