@@ -147,9 +147,8 @@ def _kept(found: tuple[KeptDatabase, ...], name: str) -> KeptDatabase:
 
 
 def _back(here: Stage, current: str, kept: KeptDatabase, *, yes: bool) -> tuple[Plan, str]:
-    was = f"It was live until {local(kept.at)}."
-    lines = f"Swap back {clean(kept.name)}? {was} What is live now is kept in turn; what a deploy migrated since is migrated."
-    confirm(lines, yes=yes)
+    question = f"Swap back {clean(kept.name)}, live until {local(kept.at)}?"
+    confirm(f"{question} What is live now is kept in turn; what a deploy migrated since is migrated.", yes=yes)
     plan = restoring.plan(here, current, who(), None, run=token_hex(4), kept=kept.name)
     return plan, f"{kept.name} is the live database again"
 
