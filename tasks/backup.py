@@ -147,9 +147,8 @@ def _kept(found: tuple[KeptDatabase, ...], name: str) -> KeptDatabase:
 
 
 def _back(here: Stage, current: str, kept: KeptDatabase, *, yes: bool) -> tuple[Plan, str]:
-    was = f"It was live until {local(kept.at)}."
-    then = "What is live now is kept in turn; what a deploy migrated since is migrated."
-    confirm(f"Swap back {clean(kept.name)}? {was} {then}", yes=yes)
+    question = f"Swap back {clean(kept.name)}, live until {local(kept.at)}?"
+    confirm(f"{question} What is live now is kept in turn; what a deploy migrated since is migrated.", yes=yes)
     plan = restoring.plan(here, current, who(), None, run=token_hex(4), kept=kept.name)
     return plan, f"{kept.name} is the live database again"
 
@@ -171,10 +170,6 @@ def _chosen(at: Scene, saved: tuple[Saved, ...], then: Moment) -> Saved:
         oldest = f"the oldest is of {local(saved[-1].taken)}" if saved else "there is none at all"
         raise PreflightError(f"there is no backup at or before {then.said}; {oldest}", "fab backups")
     at.tell(Note(f"for {then.said}: {chosen.kind} {chosen.name}, taken {local(chosen.taken)}"))
-    if chosen.wrong_date:
-        at.tell(Note(f"its own date, {chosen.wrong_date}, does not fit its number: a clock was wrong", warning=True))
-    for remark in chosen.remarks:
-        at.tell(Note(remark, warning=True))
     at.tell(Note(f"what was written since then, {age(now() - chosen.taken)} ago, is not in it", warning=True))
     return chosen
 
