@@ -181,15 +181,15 @@ def test_units_are_compared_with_what_releases_toml_says_now() -> None:
 
 def test_sudo_must_allow_what_the_library_runs_and_nothing_else() -> None:
     commands = machine.sudo_commands(STAGE, HOST)
-    assert len(commands) == 7
-    exact = "rule (root) NOPASSWD: /usr/bin/systemctl stop pos.service, /usr/bin/systemctl start pos.service"
-    assert only(machine.read_sudo(Answer(exact), STAGE, 7)).state == "ok"
-    refused = only(machine.read_sudo(Answer(f"refused {commands[0]}\nrefused {commands[1]}\n{exact}"), STAGE, 7))
+    assert commands == ("/usr/local/lib/fab-releases/pos-systemctl",)
+    exact = f"rule (root) NOPASSWD: {commands[0]}"
+    assert only(machine.read_sudo(Answer(exact), STAGE, 1)).state == "ok"
+    refused = only(machine.read_sudo(Answer(f"refused {commands[0]}\nrefused another\n{exact}"), STAGE, 2))
     assert refused.state == "bad"
-    assert "start --no-block pos-web@ID.service and 1 more" in refused.value
+    assert "pos-systemctl and 1 more" in refused.value
     for rule in ("(ALL : ALL) ALL", "(ALL) NOPASSWD: ALL", "(root) NOPASSWD: /usr/bin/systemctl restart *"):
-        assert only(machine.read_sudo(Answer(f"{exact}\nrule {rule}"), STAGE, 7)).state == "look", rule
-    assert only(machine.read_sudo(Answer("missing"), STAGE, 7)).state == "bad"
+        assert only(machine.read_sudo(Answer(f"{exact}\nrule {rule}"), STAGE, 1)).state == "look", rule
+    assert only(machine.read_sudo(Answer("missing"), STAGE, 1)).state == "bad"
 
 
 LISTENS = """ssh 7822

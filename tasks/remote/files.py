@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.config import Host, Stage
-from .library import templates
+from .library import PACKAGE, templates
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,9 +62,32 @@ FORWARDED = (
 def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
-    files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
+    files |= sudo(stage)
     files[f"/etc/nginx/sites-available/{stage.application}"] = site(stage, host, https=stage.encrypts_on(host))
     return files
+
+
+def systemctl(stage: Stage) -> str:
+    """The program of root's by which the account that deploys starts and stops units."""
+    return f"/usr/local/lib/fab-releases/{stage.application}-systemctl"
+
+
+def sudo(stage: Stage) -> dict[str, str]:
+    """Absolute path -> text: that program, what it allows, and the rule by which sudo runs it."""
+    name = stage.application
+    units = {f"{name}.service": ["start", "stop"]}
+    if stage.backup.repository:
+        units[f"{name}-offsite.service"] = ["start"]
+    if stage.is_archived:
+        units[f"{name}-moment@"] = ["start", "stop"]
+    if stage.has_bouncer:
+        units[f"{name}-hold.service"] = ["start", "stop"]
+    rules = {"application": name, "services": {one: it.kind for one, it in stage.services.items()}, "units": units}
+    return {
+        systemctl(stage): (PACKAGE / "server" / "installed" / "systemctl.py").read_text(),
+        f"{systemctl(stage)}.json": json.dumps(rules, indent=1) + "\n",
+        f"/etc/sudoers.d/{name}": render("sudoers", stage, program=systemctl(stage)),
+    }
 
 
 def site(stage: Stage, host: Host, *, https: bool) -> str:

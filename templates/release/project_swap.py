@@ -105,8 +105,9 @@ def who_works(session, live: str) -> str:
 
 
 def as_root(verb: str, unit: str) -> bool:
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    words = [*sudo, "/usr/bin/systemctl", verb, unit]
+    program = f"/usr/local/lib/fab-releases/{unit.rpartition('-')[0]}-systemctl"
+    program = program if os.path.exists(program) else "/usr/bin/systemctl"
+    words = ["/usr/bin/systemctl", verb, unit] if os.geteuid() == 0 else ["sudo", "-n", program, verb, unit]
     try:
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HOLD_SECONDS, check=False

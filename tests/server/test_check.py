@@ -233,14 +233,14 @@ def test_a_rule_of_sudo_that_is_missing_or_too_broad_is_found(well: Shop) -> Non
     rules = "/etc/sudoers.d/pos"
     with broken(
         well.server,
-        f"cp -a {rules} /run/rules && sed -i '/pos-beat/d; /stop pos.service/d' {rules} && "
+        f"cp -a {rules} /run/rules && sed -i '/pos-systemctl/d' {rules} && "
         "echo 'deploy ALL=(ALL) NOPASSWD: /usr/bin/apt-get install *' >/etc/sudoers.d/more",
         f"cp -a /run/rules {rules} && rm /etc/sudoers.d/more",
     ):
         found = checked(well)
         well.server.run("echo 'deploy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/more")
         everything = checked(well, 0)
-    has(found, "sudo", "bad", "restart --no-block pos-beat.service and 1 more", "/etc/sudoers.d/pos")
+    has(found, "sudo", "bad", "refuses /usr/local/lib/fab-releases/pos-systemctl", "/etc/sudoers.d/pos")
     has(found, "sudo", "look", "apt-get install \\*", "visudo")
     has(everything, "sudo", "look", "more than a deploy needs: ALL")
 

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 
 from ...model.config import Host, Stage, megabytes
 from ...model.finding import Finding, bad, look, ok
-from .. import balancer, files, services
+from .. import balancer, files
 from .question import Answer, Question
 
-SAMPLE = "20260101-000000-0000000"
-"""A release as sudoers knows them."""
 STORES = {
     5432: "PostgreSQL",
     6432: "pgBouncer",
@@ -151,7 +149,7 @@ def sums(stage: Stage, host: Host) -> dict[str, str]:
     if stage.manager != "systemd":
         return {}
     serves = stage.provision.nginx and ("web" in host.roles or host in stage.balancers)
-    ours = ["/etc/systemd/"] * host.has_releases + ["/etc/nginx/"] * serves
+    ours = ["/etc/systemd/", "/usr/local/lib/"] * host.has_releases + ["/etc/nginx/"] * serves
     return {
         path: hashlib.sha256(text.encode()).hexdigest()
         for path, text in files.server_files(stage, host).items()
@@ -184,20 +182,7 @@ def sudo_commands(stage: Stage, host: Host) -> tuple[str, ...]:
     balanced = host in stage.balancers and stage.provision.nginx
     webs = [one.name for one in stage.with_role("web")] if balanced else []
     balance = [f"{balancer.program(stage)} {verb} {web}" for web in webs for verb in ("drain", "undrain")]
-    units = _unit_commands(stage, host) if host.has_releases else ()
-    return (*(f"/usr/bin/systemctl {words}" for words in units), *balance)
-
-
-def _unit_commands(stage: Stage, host: Host) -> tuple[str, ...]:
-    name, here = stage.application, services.names(stage, host, "web", "worker")
-    starts = [f"start --no-block {name}-{one}@{SAMPLE}.service" for one in here]
-    stops = [
-        f"stop --no-block {name}-{one}@{SAMPLE}.service"
-        + (f" {name}-{one}@{SAMPLE}.socket" if stage.services[one].kind == "web" else "")
-        for one in here
-    ]
-    beats = [f"restart --no-block {name}-{one}.service" for one in services.names(stage, host, "beat")]
-    return (*starts, *stops, *beats, f"stop {name}.service", f"start {name}.service")
+    return (*((files.systemctl(stage),) if host.has_releases else ()), *balance)
 
 
 def read_sudo(answer: Answer, stage: Stage, count: int) -> Iterator[Finding]:
@@ -209,9 +194,12 @@ def read_sudo(answer: Answer, stage: Stage, count: int) -> Iterator[Finding]:
         yield bad("sudo", "is not installed", f"apt-get install sudo; {remedy}")
     elif refused:
         more = f" and {len(refused) - 1} more" if refused[1:] else ""
-        yield bad("sudo", f"refuses {refused[0].removeprefix('/usr/bin/').replace(SAMPLE, 'ID')}{more}", remedy)
+        yield bad("sudo", f"refuses {refused[0]}{more}", remedy)
     elif not broad:
-        yield ok("sudo", f"{count} exact commands, nothing more")
+        yield ok(
+            "sudo",
+            f"{count} programs that check their own words" if count > 1 else "one program that checks its own words",
+        )
     if broad:
         yield look(
             "sudo", f"allows more than a deploy needs: {', '.join(broad)}", "remove that rule with visudo, as root"

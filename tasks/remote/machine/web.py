@@ -35,9 +35,10 @@ def exposure(stage: Stage) -> Script:
 
 
 def _sudo(stage: Stage) -> Part:
-    path = f"/etc/sudoers.d/{stage.application}"
-    text = files.render("sudoers", stage)
-    return part("sudo", "Allow what a deploy needs", file(path, text, "440"), check=("visudo", "-cqf", path))
+    modes = {files.systemctl(stage): "755", f"/etc/sudoers.d/{stage.application}": "440"}
+    things = [file(path, text, modes.get(path, "644")) for path, text in files.sudo(stage).items()]
+    check = ("visudo", "-cqf", f"/etc/sudoers.d/{stage.application}")
+    return part("sudo", "Allow what a deploy needs", *things, check=check)
 
 
 def _nginx(stage: Stage, host: Host) -> tuple[Part, ...]:

@@ -1,0 +1,1 @@
+"""What timers, boot and sudo start; owned by root, installed by `fab provision`."""
