@@ -132,6 +132,21 @@ def test_no_mark_is_lost_in_a_line_without_an_end(size: int) -> None:
         assert found[-2:] == [Mark("fact", ("a", "b")), Mark("exit", ("0", "1"))]
 
 
+def test_whoever_reads_no_further_is_not_waited_for(session: Session) -> None:
+    """As `fab logs | head`: what is printed has nowhere to go."""
+
+    def hear(_: Mark | str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        session.run("yes", hear, patient=True)
+    until(lambda: session._heard._waiting > 3 << 20)
+    started = time.monotonic()
+    session.close()
+    assert time.monotonic() - started < 20
+    until(lambda: session._over.is_set())
+
+
 def test_what_is_told_is_never_cut_in_silence(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.engine.session.MOST_TOLD", 1000)
     for script in ('for i in $(seq 100); do fact "n$i" value; done', "fact large $(seq 1000 | tr -d '\\n')"):

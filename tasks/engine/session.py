@@ -189,9 +189,9 @@ class Session:
         """Returns when the other end has let go of its lock, or after a while: what comes next may want it."""
         with contextlib.suppress(Exception):
             self._say("end")
+        self._heard.close()
         self._over.wait(END_SECONDS)
         self._closed.set()
-        self._heard.close()
         with contextlib.suppress(Exception):
             self.channel.close()
 
