@@ -243,6 +243,7 @@ SAID = {
     "an indented GitHub command": " \t::set-output name=release::evil",
     "a GitHub command behind another space": "\u3000::stop-commands::x",
     "an old GitHub command": "x ##[add-mask]e",
+    "an encoded line break": "x%0A::error::forged%0D%0a##[error]y",
     "a GitLab section": "section_start:1700000000:x[collapsed=true]\r\x1b[0Khidden",
     "markup of rich": "[red]x[/red] [link=http://evil]y[/link] [/]",
     "HTML and Markdown": "<script>alert(1)</script> ![x](http://evil) | a | `b` # c",
@@ -296,6 +297,7 @@ def outputs(said: str) -> Iterator[tuple[str, str]]:
             plain.still()
         plain.close()
         text = re.sub(r"\x1b\[0Ksection_(start|end):\d+:(switch|undo)\r\x1b\[0K", "", stream.getvalue())
+        assert not re.search(r"(?m)^::.*%0[AaDd]", stream.getvalue()), name
         yield name, re.sub(r"(?m)^::(group::.*|endgroup::)$", "", text)
     stream = io.StringIO()
     console = Console(Terminal(file=stream, force_terminal=True, width=200, color_system=None, highlight=False))
@@ -309,7 +311,9 @@ def outputs(said: str) -> Iterator[tuple[str, str]]:
         lines(event)
     yield "json", stream.getvalue()
     assert all(json.loads(line) for line in stream.getvalue().splitlines())
-    yield "annotation", github.error(events[-1]).removeprefix("::error title=deploy production failed::")  # type: ignore[arg-type]
+    annotation = github.error(events[-1])  # type: ignore[arg-type]
+    assert annotation.count("%0A") == 1, "between the sentence and the hint"
+    yield "annotation", annotation.removeprefix("::error title=deploy production failed::")
     yield "summary", github.summary(events[-1], [events[5]])  # type: ignore[arg-type, list-item]
     yield "plan", paper.to_text(plan)
     now = datetime(2026, 11, 22, tzinfo=UTC)
