@@ -53,10 +53,11 @@ def releases(context: invoke.Context, stage: str = "", pin: str = "", unpin: str
     """The releases kept on each host, and which may be rolled back to."""
     from .report import tables
 
+    named = valid_id(pin or unpin) if pin or unpin else ""
     with _quiet(context, stage) as at:
-        if pin or unpin:
+        if named:
             at.lock("pin a release")
-            at.say(operate.pin(valid_id(pin or unpin), on=bool(pin)))
+            at.say(operate.pin(named, on=bool(pin)))
         at.survey(all_hosts=(survey.sizes(),))
         facts = tuple(at.facts.values())
         _print(tables.releases_json(facts) if json else tables.releases(facts, now(), strong()))

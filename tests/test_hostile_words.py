@@ -24,7 +24,7 @@ from tasks.config.load import load, stage
 from tasks.model.errors import HostLost, UsageError
 from tasks.model.shell import script
 from tasks.remote import operate
-from tasks.remote.files import server_files
+from tasks.remote.files import render, server_files
 from tasks.report import safe
 from tests.local_hosts import Library, open_library
 
@@ -68,7 +68,9 @@ manager = "systemd"
 hosts = [{{ name = "here", transport = "local" }}]
 [stages.here.services.web]
 kind = "web"
+application = "shop.wsgi:application"
 """
+SENT_AWAY = "[stages.here.backup]\nrepository = {}\n"
 GOOD = {"application": "shop", "repository": "/nowhere", "deploy_to": "/nonexistent/shop", "shared_dirs": "media"}
 
 
@@ -133,9 +135,35 @@ def test_a_value_of_the_configuration_is_refused_or_harmless(tmp_path: Path, key
         assert not set(text) & set(" \n\r\t'\"`$;|&<>\\*(){}%\u2028\x1b"), text
         assert not text.startswith("-")
         assert ".." not in text.split("/")
-    assert not set(here.repository) & set(" \n'\"`$;|&<>\\"), here.repository
-    for text in server_files(here).values():
+    assert not set(here.repository) & set(" \n'\"`$;|&<>\\\u2028\x1b"), here.repository
+    for text in server_files(here, here.hosts[0]).values():
         assert "touch" not in text
+
+
+@pytest.mark.parametrize("word", WORDS, ids=ascii)
+def test_a_repository_of_backups_is_refused_or_one_plain_word(tmp_path: Path, word: str) -> None:
+    """It stands in a program that root runs at night."""
+    path = configured(tmp_path)
+    path.write_text(path.read_text() + SENT_AWAY.format(toml(armed(word, tmp_path))))
+    try:
+        here = stage(load(path), "here")
+    except UsageError:
+        return
+    assert not set(here.backup.repository) & set(" \n\r\t'\"`$;|&<>\\\u2028\x1b"), here.backup.repository
+    render("offsite", here)
+
+
+@pytest.mark.parametrize(
+    "key", ["repository = {}", "hooks.after_switch = [{}]", "backup.repository = {}", "tls.email = {}"]
+)
+@pytest.mark.parametrize("word", ["a\x7fb", "a\x9bb", "a\u2028b", "a\u202eb", "a\u0085b", "\ufeffa"], ids=ascii)
+def test_characters_that_nobody_sees_are_refused(tmp_path: Path, key: str, word: str) -> None:
+    path = configured(tmp_path)
+    named = key.partition(" ")[0]
+    text = re.sub(rf"(?m)^{re.escape(named)} = .*\n", "", path.read_text())
+    path.write_text(text.replace("[stages.here]\n", "[stages.here]\n" + key.format(toml(word)) + "\n"))
+    with pytest.raises(UsageError, match=re.escape(named)):
+        load(path)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +243,7 @@ SAID = {
     "an indented GitHub command": " \t::set-output name=release::evil",
     "a GitHub command behind another space": "\u3000::stop-commands::x",
     "an old GitHub command": "x ##[add-mask]e",
+    "an encoded line break": "x%0A::error::forged%0D%0a##[error]y",
     "a GitLab section": "section_start:1700000000:x[collapsed=true]\r\x1b[0Khidden",
     "markup of rich": "[red]x[/red] [link=http://evil]y[/link] [/]",
     "HTML and Markdown": "<script>alert(1)</script> ![x](http://evil) | a | `b` # c",
@@ -268,6 +297,7 @@ def outputs(said: str) -> Iterator[tuple[str, str]]:
             plain.still()
         plain.close()
         text = re.sub(r"\x1b\[0Ksection_(start|end):\d+:(switch|undo)\r\x1b\[0K", "", stream.getvalue())
+        assert not re.search(r"(?m)^::.*%0[AaDd]", stream.getvalue()), name
         yield name, re.sub(r"(?m)^::(group::.*|endgroup::)$", "", text)
     stream = io.StringIO()
     console = Console(Terminal(file=stream, force_terminal=True, width=200, color_system=None, highlight=False))
@@ -281,7 +311,9 @@ def outputs(said: str) -> Iterator[tuple[str, str]]:
         lines(event)
     yield "json", stream.getvalue()
     assert all(json.loads(line) for line in stream.getvalue().splitlines())
-    yield "annotation", github.error(events[-1]).removeprefix("::error title=deploy production failed::")  # type: ignore[arg-type]
+    annotation = github.error(events[-1])  # type: ignore[arg-type]
+    assert annotation.count("%0A") == 1, "between the sentence and the hint"
+    yield "annotation", annotation.removeprefix("::error title=deploy production failed::")
     yield "summary", github.summary(events[-1], [events[5]])  # type: ignore[arg-type, list-item]
     yield "plan", paper.to_text(plan)
     now = datetime(2026, 11, 22, tzinfo=UTC)
@@ -441,3 +473,28 @@ def _speaks(call: ast.Call) -> bool:
     """Whether Python or Invoke would print what it is given."""
     given = [*call.args, *(one.value for one in call.keywords if one.arg == "message")]
     return any(isinstance(one, ast.JoinedStr) or (isinstance(one, ast.Constant) and one.value) for one in given)
+
+
+def test_what_opens_a_repository_comes_from_a_variable_and_is_never_said(tmp_path: Path) -> None:
+    """restic 0.14, as in Debian 12, takes the password of a REST server in the address alone."""
+    address = "rest:https://backup.example.com/shop"
+    (tmp_path / "releases.toml").write_text(
+        TOML.format(**{name: toml(text) for name, text in GOOD.items()})
+        + f'[stages.here.backup]\nrepository = "{address}"\nvariables = ["RESTIC_REPOSITORY"]\n'
+    )
+    text = render("offsite", stage(load(tmp_path / "releases.toml"), "here"))
+    restic = tmp_path / "bin" / "restic"
+    restic.parent.mkdir()
+    restic.write_text(f'#!/bin/sh\nprintf %s "$RESTIC_REPOSITORY" >{tmp_path}/asked\nexit 1\n')
+    restic.chmod(0o755)
+    begun = tmp_path / "var/lib/fab-releases/shop-offsite-in"
+    begun.parent.mkdir(parents=True)
+    begun.write_text(f"{address}\n")
+    told = re.sub(r"(?<![\w/])/(var|etc)/", rf"{tmp_path}/\1/", text)
+    opened = address.replace("https://", "https://me:canary-word@")
+    environment = {"PATH": f"{restic.parent}:{os.environ['PATH']}", "RESTIC_REPOSITORY": opened}
+    done = subprocess.run(["bash", "-c", told], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert (tmp_path / "asked").read_text() == opened
+    assert address in done.stderr
+    assert "canary-word" not in done.stdout + done.stderr + begun.read_text()

@@ -135,6 +135,7 @@ def test_one_good_answer_among_bad_ones_is_not_enough() -> None:
     ("answer", "request_", "says"),
     [
         (b"HTTP/1.0 500 Error\r\n\r\n<h1>Server\n  Error</h1>\x1b[2J", {}, "HTTP 500: <h1>Server Error</h1>?[2J"),
+        (b"HTTP/1.0 301 No\r\nLocation: https://a.example/\r\n\r\n", {"host": "a.example"}, "SECURE_REDIRECT_EXEMPT"),
         (
             b"HTTP/1.0 400 Bad\r\n\r\n<h1>Bad Request (400)</h1>",
             {"host": "a.example"},

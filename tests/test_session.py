@@ -132,6 +132,30 @@ def test_no_mark_is_lost_in_a_line_without_an_end(size: int) -> None:
         assert found[-2:] == [Mark("fact", ("a", "b")), Mark("exit", ("0", "1"))]
 
 
+def test_a_server_that_tells_what_nobody_asked_is_lost_before_it_fills_the_memory(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.engine.bounded.MOST_TOLD", 100_000)
+    session._say("run", 'for i in $(seq 3000); do fact "n$i" value; done')
+    until(lambda: not session.alive)
+    assert "more than anybody asked for" in session.run("true").lost
+
+
+def test_whoever_reads_no_further_is_not_waited_for(session: Session) -> None:
+    """As `fab logs | head`: what is printed has nowhere to go."""
+
+    def hear(_: Mark | str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        session.run("yes", hear, patient=True)
+    until(lambda: session._heard._waiting > 3 << 20)
+    started = time.monotonic()
+    session.close()
+    assert time.monotonic() - started < 20
+    until(lambda: session._over.is_set())
+
+
 def test_what_is_told_is_never_cut_in_silence(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.engine.session.MOST_TOLD", 1000)
     for script in ('for i in $(seq 100); do fact "n$i" value; done', "fact large $(seq 1000 | tr -d '\\n')"):

@@ -100,25 +100,29 @@ class Inbox(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self._items: deque[tuple[Item, int]] = deque()
+        self._items: deque[tuple[Item, int, bool]] = deque()
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiting = self._told = 0
         self._is_open = True
         self.patient = False
         self.left_out = 0
         """Lines since this was last set to 0."""
 
-    def put(self, item: Item, size: int = 0) -> None:
-        """`size` in bytes; 0 for what is never left out."""
+    def put(self, item: Item, size: int = 0, *, told: bool = False) -> None:
+        """`size` in bytes. What is `told` is never left out: OverflowError where nobody can have asked for so much."""
         with self._changed:
-            if size and self._waiting + size > ROOM:
+            if told:
+                self._told += size
+                if self._told > 2 * MOST_TOLD:
+                    raise OverflowError("it tells more than anybody asked for")
+            elif size and self._waiting + size > ROOM:
                 if self.patient:
                     self._changed.wait_for(lambda: self._waiting + size <= ROOM or not (self._is_open and self.patient))
                 if self._waiting + size > ROOM:
                     self.left_out += 1
                     return
-            self._items.append((item, size))
-            self._waiting += size
+            self._items.append((item, size, told))
+            self._waiting += 0 if told else size
             self._changed.notify_all()
 
     def get(self, timeout: float) -> Item | None:
@@ -126,8 +130,9 @@ class Inbox(Generic[Item]):
         with self._changed:
             if not self._changed.wait_for(lambda: self._items, timeout):
                 return None
-            item, size = self._items.popleft()
-            self._waiting -= size
+            item, size, told = self._items.popleft()
+            self._told -= size if told else 0
+            self._waiting -= 0 if told else size
             self._changed.notify_all()
             return item
 

@@ -189,9 +189,9 @@ class Session:
         """Returns when the other end has let go of its lock, or after a while: what comes next may want it."""
         with contextlib.suppress(Exception):
             self._say("end")
+        self._heard.close()
         self._over.wait(END_SECONDS)
         self._closed.set()
-        self._heard.close()
         with contextlib.suppress(Exception):
             self.channel.close()
 
@@ -223,7 +223,8 @@ class Session:
             for heard in parse(self.nonce, iter(self.channel.read, b"")):
                 if isinstance(heard, Mark) and heard.kind == "critical":
                     self._critical = heard.words == ("on",)
-                self._heard.put(heard, 0 if isinstance(heard, Mark) else len(heard) + OVERHEAD)
+                words = heard.words if isinstance(heard, Mark) else (heard,)
+                self._heard.put(heard, sum(map(len, words)) + OVERHEAD, told=isinstance(heard, Mark))
             self._lose("")
         except Exception as problem:
             self._lose(problem)

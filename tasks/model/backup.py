@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from .archive import PLACE, Bucket
-from .typed import STRICT, Count, Line, Match, Positive, Text, Variable
+from .typed import PLAIN_ADDRESS, STRICT, Count, Line, Match, Positive, Text, Variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,9 @@ class Backup:
     archive_days: Positive = 14
     """pgbackrest: days one can go back to any second of."""
 
-    repository: Line = ""
+    repository: Annotated[
+        str, Match(rf"({PLAIN_ADDRESS})?", "a restic repository, without spaces or shell characters")
+    ] = ""
     """restic repository away from the server: "sftp:backup@203.0.113.9:/srv/pos", "s3:https://...", a mounted folder.
     What a new server needs goes there, encrypted, after each backup. Never with a password in it: `variables` name what
     opens it. Empty: backups stay on the server."""

@@ -19,6 +19,7 @@ from .server import Nginx, Provision, Tls
 from .topology import Host as Host
 from .topology import Topology
 from .typed import (
+    PLAIN_ADDRESS,
     STRICT,
     Account,
     Count,
@@ -216,9 +217,7 @@ class Stage(Topology):
     """The stage's name."""
     application: Name
     """Names units, sockets and the lock."""
-    repository: Annotated[
-        str, Match(r"(?!-)[^\s'\x22`$;|&<>\\]{1,300}", "a git URL or a folder, without spaces or shell characters")
-    ]
+    repository: Annotated[str, Match(PLAIN_ADDRESS, "a git URL or a folder, without spaces or shell characters")]
     """git URL the servers fetch from, or a folder. A relative one (sandbox) is made absolute as well."""
     deploy_to: Place
     """Folder that holds current, releases and shared. Beside releases.toml, it is made absolute when that is read."""

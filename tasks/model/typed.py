@@ -34,8 +34,11 @@ Port = Annotated[
 ]
 Count = Annotated[int, Match(r"\d{1,4}", "a whole number, 0 or more")]
 Positive = Annotated[int, Match(r"[1-9]\d{0,3}", "a whole number, 1 or more")]
-Line = Annotated[str, Match(r"((?!-)[^\x00-\x1f]+)?", "one line that does not start with -")]
-Hook = Annotated[str, Match(r"[^\x00]+", "a command")]
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+"""For a pattern: control characters, and what hides or turns text, which no word of a configuration needs."""
+PLAIN_ADDRESS = rf"(?!-)[^{UNSEEN}\s\xa0'\x22`$;|&<>\\]{{1,300}}"
+Line = Annotated[str, Match(rf"((?!-)[^{UNSEEN}]+)?", "one line that does not start with -")]
+Hook = Annotated[str, Match(rf"([^{UNSEEN}]|[\t\n])+", "a command")]
 Text = Annotated[str, Match(r"[^\x00]*", "text without NUL characters")]
 Duration = Annotated[str, Match(r"\d+(ms|s|m|h)?", 'a duration such as "500ms", "5s", "2m" or "1h"')]
 Reference = Annotated[str, Match(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}", "a branch, tag or commit")]

@@ -24,7 +24,7 @@ def safe(text: str) -> str:
     return defused(clean(text))
 
 
-SECTIONS = Sections(begin=lambda _, title: f"::group::{title}", end=lambda _: "::endgroup::", clean=safe)
+SECTIONS = Sections(begin=lambda _, title: f"::group::{_data(title)}", end=lambda _: "::endgroup::", clean=safe)
 
 
 class Summary:

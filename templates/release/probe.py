@@ -158,10 +158,19 @@ def released(answer: Answer, wanted: str) -> Optional[str]:
     return answer.headers.get("x-release") or (wanted if in_page else None)
 
 
+ENCRYPTED_ELSEWHERE = (
+    "; the application wants https for it: where TLS ends before this server, name who ends it in [nginx] "
+    "trusted_proxies and send X-Forwarded-Proto in [health] headers, or exempt the path in SECURE_REDIRECT_EXEMPT"
+)
+
+
 def described(answer: Answer, to: Target) -> str:
     text = "HTTP %d" % answer.status
-    if "location" in answer.headers:
-        text += " to " + one_line(answer.headers["location"].encode())
+    where = one_line(answer.headers.get("location", "").encode())
+    if where:
+        text += " to " + where
+    if not to.secure and where == "https://" + to.host + to.path:
+        text += ENCRYPTED_ELSEWHERE
     if answer.status == 400 and (b"Bad Request (400)" in answer.body or b"DisallowedHost" in answer.body):
         text += "; if this is Django refusing the name, add %s to ALLOWED_HOSTS" % host_and_port(to.host, 0)[0]
     return text + (": " + one_line(answer.body) if answer.body.strip() else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -346,6 +347,22 @@ async def open_ports(address: str, ports: range) -> set[int]:
             return port
 
     return {port for port in await asyncio.gather(*map(connects, ports)) if port}
+
+
+def test_a_visitor_writes_nothing_on_the_screen_of_whoever_reads_the_log(safe: Safe, server: Server) -> None:
+    """A file name that does not exist is quoted whole in nginx's error log, and so is the page one came from."""
+    hostile = b"/static/\x1b]52;c;eA==\x07none"
+    referer = b"\x1b]52;c;eA==\x07\xe2\x80\xae::error::x"
+    asked = b"GET %s HTTP/1.1\r\nHost: pos.test\r\nReferer: " + referer + b"\r\nConnection: close\r\n\r\n"
+    for path in (b"/healthz", hostile, b"/static/%1B%5D52;c;eA==%07none", b"/media/%1B%5B2J%C2%9B2J"):
+        with socket.create_connection((server.address, 80), timeout=20) as visitor:
+            visitor.sendall(asked % path)
+            while visitor.recv(65536):
+                pass
+    seen = safe.shop.fab("logs", "--service", "nginx", environment={"GITHUB_ACTIONS": "true"}).stdout
+    assert "52;c;eA==" in seen, "the visit is in the log"
+    assert not set(seen) & set("\x1b\x07\x9b\u202e")
+    assert not re.search(r"(?m)^\s*::", seen)
 
 
 def test_secrets_that_somebody_could_have_seen(safe: Safe, server: Server) -> None:

@@ -121,7 +121,12 @@ def test_somebody_else_reaches_the_data(five: Topology) -> None:
 
 def test_a_user_pretends_to_be_somebody_else(five: Topology) -> None:
     """What the balancer says of its user is taken, and what the user says is not."""
-    five.get("/healthz?who=forged", "-H", "X-Forwarded-For: 192.0.2.66", "-H", "X-Forwarded-Proto: https")
+    claims = ("X-Forwarded-For: 192.0.2.66", "X-Forwarded-Proto: https", "X-Release-Probe: 1")
+    page = five.get("/healthz?who=forged", "-i", *(word for one in claims for word in ("-H", one)))
+    assert "x-release" not in page.lower(), "a visitor is told which release answers"
+    asked = "curl -sSi -m 10 -H 'Host: pos.test' -H 'X-Release-Probe: 1' http://127.0.0.1/healthz"
+    for name in ("front", "web1"):  # the balancer may ask, and passes on that it did
+        assert "x-release: " in five.hosts[name].run(asked).stdout.lower(), name
     logs = "".join(
         five.hosts[name].run("grep -h who=forged /var/log/nginx/pos.access.log || true").stdout
         for name in ("web1", "web2")
