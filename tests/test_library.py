@@ -291,6 +291,8 @@ def release(at: Library, id: str, state: str = "ready", **marks: bool) -> Path:
     folder = at.folder / "releases" / id
     (folder / ".release").mkdir(parents=True)
     (folder / ".release" / "services.json").write_text("{}")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to("/bin/sh")
     (folder / "release.json").write_text(Release(id, "0" * 40, "main", state=state).to_json())  # type: ignore[arg-type]
     for mark in marks:
         (folder / mark if mark == ".unwell" else folder / ".release" / mark).touch()
