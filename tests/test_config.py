@@ -186,6 +186,10 @@ repository = "."
             'branch: "HEAD" is the commit checked out on this machine; name a branch or tag for servers',
         ),
         ('manager = "supervisor"', 'manager: supervisor is for exactly one host, with transport = "local"'),
+        (
+            'services.drill = { kind = "worker", command = "x" }',
+            "services.drill: is the name of a unit or a log of ours: give the service another one",
+        ),
         ('services.b = { kind = "web" }', "services.b: is one web service too many: a stage has at most one"),
         ('services.w = { kind = "worker" }', "services.w: does not say what to run: set application, or command"),
         ('services.web.command = "it\'s"', "services.web.command: has a quote that is not closed"),

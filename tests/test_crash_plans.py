@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,14 @@ from tasks.model.release import JournalEntry, Release, publishes
 from tasks.model.shell import Script, script
 from tasks.plans import deploy, rollback
 from tasks.remote import release as releases
-from tasks.remote.library import library
+from tasks.remote.library import library, site
+from tasks.server.values import wire
 from tests.local_hosts import MANAGER, make_stage
 
 Tree = dict[str, str]
 """Path -> "d", "l" + target or "f" + content."""
 
+SERVER = Path(__file__).parents[1] / "tasks" / "server"
 STAND_INS = r"""
 for name in fetch compile_code static_files pool_static inspect migrate unmigrate find; do eval "$name() { :; }"; done
 checkout() { # every second one has other requirements than the one before
@@ -70,6 +73,7 @@ NONCE=n DEPLOY_TO={folder}/host RUN={folder}/run APPLICATION=shop MANAGER=fake P
 SERVICES=(web=web worker=worker beat=beat)
 PRIVATE=$DEPLOY_TO/.releases RELEASES=$DEPLOY_TO/releases STAGING=$DEPLOY_TO/staging SHARED=$DEPLOY_TO/shared
 ENVIRONMENTS=$DEPLOY_TO/environments
+SITE='{site}' SERVER_FOLDER={server} SERVER_PYTHON={python}
 LOCKED='' JOB='' STEP='' RUNS=1 RUNNING=$DEPLOY_TO/running SNAPSHOTS={folder}/snapshots
 exec 3>&1
 [ -z "$SNAP" ] || {{
@@ -169,7 +173,17 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.host = folder, folder / "host"
         self.stage = replace(make_stage(self.host), keep_releases=2)
-        self.program = library() + MANAGER + STAND_INS + SETTING.format(folder=folder)
+        self.program = (
+            library()
+            + MANAGER
+            + STAND_INS
+            + SETTING.format(
+                folder=folder,
+                site=wire.dumps(site(self.stage, self.stage.hosts[0])),
+                server=SERVER,
+                python=sys.executable,
+            )
+        )
         self.good: set[str] = set()
         self.runs = 0
 
@@ -233,10 +247,11 @@ class World:
 
 
 def slim(plan: Plan) -> Plan:
-    """Without the text of programs nobody starts here."""
+    """Without the text of programs nobody starts here, and without what only looks."""
 
     def only(said: Script) -> Script:
-        return script(*(call for call in said.calls if call[0] != "program" or call[2] == "services.json"))
+        lines = [line for line in said.calls if isinstance(line, tuple)]
+        return script(*(line for line in lines if line[0] != "program" or line[2] == "services.json"))
 
     phases = [
         replace(one, steps={"one": tuple(replace(step, script=only(step.script)) for step in one.steps["one"])})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,17 @@ def test_an_awkward_word_arrives_as_it_was_meant(words: Library, word: str) -> N
 def test_a_word_no_shell_can_carry_is_refused() -> None:
     with pytest.raises(ValueError, match="NUL"):
         script(("got", "a\0b")).text()
+
+
+@given(st.from_regex(r"[a-z][a-z0-9]*(-[a-z0-9]+){0,3}", fullmatch=True))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_service_of_any_name_is_found_again_under_supervisord(words: Library, name: str) -> None:
+    place = words.folder / ".releases" / "supervisor" / "programs"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    (place / f"{name}-{IDS[0]}.conf").touch()
+    asked = f"supervisor_runs() {{ :; }}\nfact ids $(supervisor_ids)\nfact services $(supervisor_services {IDS[0]})\n"
+    assert words.ok(asked) == {"ids": IDS[0], "services": name}
 
 
 # ---- commits
@@ -291,6 +303,8 @@ def release(at: Library, id: str, state: str = "ready", **marks: bool) -> Path:
     folder = at.folder / "releases" / id
     (folder / ".release").mkdir(parents=True)
     (folder / ".release" / "services.json").write_text("{}")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to("/bin/sh")
     (folder / "release.json").write_text(Release(id, "0" * 40, "main", state=state).to_json())  # type: ignore[arg-type]
     for mark in marks:
         (folder / mark if mark == ".unwell" else folder / ".release" / mark).touch()

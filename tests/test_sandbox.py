@@ -250,6 +250,24 @@ def test_a_deploy_killed_on_the_way_does_not_stand_in_the_way(checkout: Checkout
     assert checkout.serves(checkout.live())
 
 
+def test_a_current_that_somebody_removed_comes_back_and_nothing_is_stopped(checkout: Checkout) -> None:
+    live, place = checkout.live(), checkout.folder / ".sandbox" / "current"
+    before = set(checkout.processes())
+    for target in ("", "shared", "releases/20200101-000000-0000000"):
+        place.unlink()
+        if target:
+            place.symlink_to(target)
+        told = checkout.fab("repair").stderr
+        assert f"put back to {live}, which was live before" in told
+        assert checkout.live() == live
+        assert checkout.serves(live)
+    assert set(checkout.processes()) == before
+    place.unlink()
+    assert "setting it right first" in checkout.fab("deploy").stderr
+    assert checkout.serves(checkout.live())
+    assert "put back" not in checkout.fab("repair").stderr
+
+
 def test_a_package_that_went_bad_on_the_disk_is_named_and_mended(checkout: Checkout) -> None:
     [bad] = (checkout.folder / ".sandbox/current/.venv").glob("lib/python*/site-packages/django/utils/text.py")
     good = bad.read_bytes()

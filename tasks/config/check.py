@@ -190,10 +190,15 @@ def proxies(stage: Stage) -> Iterator[Problem]:
             yield Problem(where, f"is an address in a network: say {network}, or the address alone")
 
 
+TAKEN = ("archive", "backup", "drill", "failed", "hold", "moment", "nginx", "offsite", "offsite-database")
+
+
 def services(stage: Stage) -> Iterator[Problem]:
     for kind in ("web", "beat"):
         for name in [name for name, one in stage.services.items() if one.kind == kind][1:]:
             yield Problem(("services", name), f"is one {kind} service too many: a stage has at most one")
+    for name in [name for name in stage.services if name in TAKEN]:
+        yield Problem(("services", name), "is the name of a unit or a log of ours: give the service another one")
     for name, one in stage.services.items():
         found = len(stage.with_role(one.kind))
         if not found and stage.hosts:

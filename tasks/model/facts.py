@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .release import JournalEntry, Release
+from .release import JournalEntry, Release, last_live
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class HostFacts:
     """Bytes free for releases; -1 unknown."""
     inodes_free: int = -1
     warm: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    """Releases that lack their services, their environment or their release.json: nobody may go back to them."""
     maintenance: bool = False
     more: dict[str, str] = field(default_factory=dict)
 
@@ -39,9 +41,16 @@ class HostFacts:
 
     @property
     def undecided(self) -> bool:
-        """A run died between the switch and its record: `current`, and with it every plan, may still change."""
+        """`current`, and with it every plan, may still change: a run died between the switch and its record, or
+        somebody took it away.
+        """
         live = {one.id for one in self.releases if one.state == "live"}
-        return live != ({self.current} if self.current else set())
+        recorded = last_live(self.journal)
+        return (
+            live != ({self.current} if self.current else set())
+            or recorded not in (None, self.current)
+            or self.current in self.incomplete
+        )
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,25 @@ def publishes(journal: Sequence[JournalEntry]) -> list[str]:
     return list(order)
 
 
-def rollback_target(current: str, releases: Sequence[Release], journal: Sequence[JournalEntry], steps: int = 1) -> str:
+def last_live(journal: Sequence[JournalEntry]) -> str | None:
+    """What the journal says is live, "" for nothing; None where it says nothing of it."""
+    told = [one for one in journal if one.event in ("live", "repaired", "withdrawn")]
+    last = max(told, key=lambda one: one.seq, default=None)
+    return None if last is None else last.previous if last.event == "withdrawn" else last.release
+
+
+def rollback_target(
+    current: str,
+    releases: Sequence[Release],
+    journal: Sequence[JournalEntry],
+    steps: int = 1,
+    incomplete: Sequence[str] = (),
+) -> str:
     """The release that was live `steps` good releases before `current`; "" when there is none.
 
-    Only what was live may come back (`retired`), never a failed or half-built one (`ready`, `bad`).
+    Only what was live may come back (`retired`), never a failed or half-built one (`ready`, `bad`), or an `incomplete`.
     """
-    good = {release.id for release in releases if release.state == "retired"}
+    good = {release.id for release in releases if release.state == "retired"} - set(incomplete)
     order = publishes(journal)
     before = order[: order.index(current)] if current in order else order
     candidates = [one for one in before if one in good and one != current]

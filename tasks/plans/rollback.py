@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from ..model.call import call
 from ..model.config import Host, Stage
 from ..model.errors import PreflightError
 from ..model.facts import HostFacts
 from ..model.plan import Phase, Plan, Step
 from ..model.release import rollback_target
+from ..model.shell import script
 from ..remote import backup, django, services
 from ..remote import release as releases
+from ..server import releases as on_server
 from . import rolling
 
 Database = Literal["code-only", "reverse", "restore"]
@@ -23,7 +26,7 @@ def target(facts: Mapping[str, HostFacts], to: str = "", steps: int = 1) -> str:
     for host, seen in facts.items():
         if not seen.current:
             raise PreflightError(f"{host}: nothing is live, so there is nothing to go back from", "fab deploy")
-        one = to or rollback_target(seen.current, seen.releases, seen.journal, steps)
+        one = to or rollback_target(seen.current, seen.releases, seen.journal, steps, seen.incomplete)
         if not one:
             raise PreflightError(
                 f"{host}: no release that was live before {seen.current} is kept, so there is nothing to go back to",
@@ -45,6 +48,8 @@ def _may_return(host: str, seen: HostFacts, id: str) -> None:
         raise PreflightError(f"{host}: there is no release {id}", "`fab releases` lists what there is")
     if id == seen.current:
         raise PreflightError(f"{host}: {id} is live already", "")
+    if id in seen.incomplete:
+        raise PreflightError(f"{host}: {id} is not complete", f"`fab deploy --ref {release.sha}` builds it again")
     if release.state not in ("retired", "bad"):
         raise PreflightError(f"{host}: {id} was never live", "`fab releases` lists what was")
     if release.state == "bad" and not any(one.event == "live" and one.release == id for one in seen.journal):
@@ -100,7 +105,8 @@ def _prepare(stage: Stage, host: Host, seen: HostFacts, id: str, who: str) -> tu
             "start",
             "Start its processes",
             # Users wait for the web processes: workers do not take the processor from them.
-            services.start(stage, host, id, "web")
+            script(call(on_server.refuse_incomplete, id))
+            + services.start(stage, host, id, "web")
             + services.await_ready(stage, host, id, "web")
             + services.start(stage, host, id, "worker"),
             services.stop(stage, host, id),

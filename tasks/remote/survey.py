@@ -28,6 +28,7 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
     problems: list[tuple[str, str]] = []
     leftovers: list[str] = []
     warm: list[str] = []
+    incomplete: list[str] = []
     for mark in marks:
         match mark:
             case ("fact", name, value):
@@ -42,6 +43,8 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
                 problems.append((what, hint))
             case ("warm", id):
                 warm.append(id)
+            case ("incomplete", id):
+                incomplete.append(id)
             case ("leftover", what):
                 leftovers.append(what)
             case ("size", id, kilobytes):
@@ -55,6 +58,7 @@ def parse(host: str, marks: Iterable[tuple[str, ...]]) -> HostFacts:
         leftovers=tuple(leftovers),
         units=units,
         warm=tuple(warm),
+        incomplete=tuple(incomplete),
         lock=facts.get("lock", ""),
         freeze=facts.get("freeze", ""),
         problems=tuple(problems),

@@ -7,11 +7,10 @@ ask_program() { # PROGRAM VERB WORD...   with the environment, the Python and th
   in_release "$RELEASES/$CURRENT" "$RELEASES/$CURRENT/.venv/bin/python" -c "$@"
 }
 
-ask_environment() { # what differs from the package's own list of files
+ask_environment() { # PROGRAM   what differs from the package's own list of files
   local found
   live_or_unasked
-  [ -f "$RELEASES/$CURRENT/.release/packages.py" ] || unasked "the live release was built before this could be asked"
-  found=$("$RELEASES/$CURRENT/.venv/bin/python" -IS "$RELEASES/$CURRENT/.release/packages.py" "$RELEASES/$CURRENT/.venv") || exit
+  found=$("$RELEASES/$CURRENT/.venv/bin/python" -IS -c "$1" "$RELEASES/$CURRENT/.venv") || exit
   [ -z "$found" ] || printf 'damaged %s\n' "${found//$'\n'/$'\n'damaged }"
   echo compared
 }

@@ -71,9 +71,10 @@ ask_units() { # PATH...
 }
 
 ask_services() {
-  systemctl show -p Id,NRestarts "$APPLICATION-*.service" 2>/dev/null | awk -v RS= -F '[=\n]' '{
-    for (i = 1; i < NF; i += 2) {if ($i == "Id") id = $(i + 1); else restarts = $(i + 1)}
-    if (restarts > 0) print "restarts", restarts, id
+  systemctl show -p Id,NRestarts,WorkingDirectory "$APPLICATION-*.service" 2>/dev/null | awk -v RS= -F '[=\n]' -v ours="$DEPLOY_TO/" '{
+    folder = ours
+    for (i = 1; i < NF; i += 2) {if ($i == "Id") id = $(i + 1); else if ($i == "NRestarts") restarts = $(i + 1); else folder = $(i + 1)}
+    if (restarts > 0 && (folder == "" || index(folder, ours) == 1)) print "restarts", restarts, id
   }'
   systemctl list-units --failed --plain --no-legend --full | awk '{print "failed", $1}'
 }

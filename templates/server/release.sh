@@ -1,14 +1,16 @@
 # shellcheck shell=bash
 # Releases on disk: what each one is, which one is live, what an interrupted run left.
 
-current_id() {
+current_id() { # "" also where it leads to anything but a name in releases/
   local target
   target=$(readlink "$DEPLOY_TO/current" 2>/dev/null) || return 0
-  printf '%s' "${target##*/}"
+  target=${target%/}
+  case $target in /*) ;; *) target=$DEPLOY_TO/$target ;; esac
+  if [ "${target%/*}" -ef "$RELEASES" ]; then printf '%s' "${target##*/}"; fi
 }
 
 state_of() { # ID
-  sed -n 's/.*"state": "\([a-z]*\)".*/\1/p' "$RELEASES/$1/release.json" 2>/dev/null || true
+  sed -n 's/^{.*"state": "\([a-z]*\)".*}$/\1/p' "$RELEASES/$1/release.json" 2>/dev/null || true
 }
 
 write_synced() { # PATH < content   durable and whole, or not there
@@ -59,7 +61,21 @@ point_current() { # ID
 }
 
 is_complete() { # ID
-  [ -f "$RELEASES/$1/release.json" ] && [ -f "$RELEASES/$1/.release/services.json" ]
+  [ -f "$RELEASES/$1/release.json" ] && [ -f "$RELEASES/$1/.release/services.json" ] && [ -x "$RELEASES/$1/.venv/bin/python" ]
+}
+
+# Nothing to ask about: `current` leads to a release that is all there, and every release says what it is.
+is_plain() { # CURRENT
+  local id
+  if [ -z "$1" ]; then [ ! -e "$PRIVATE/journal.jsonl" ] && [ -z "$(release_ids)" ]; return; fi
+  is_complete "$1" || return 1
+  for id in $(release_ids); do [ -n "$(state_of "$id")" ] || return 1; done
+}
+
+settled() { # CURRENT PROBE   -> the release that is live, or was before `current` came to harm
+  local serving=''
+  if [ -d "$RELEASES/${1:-none}" ] && probe "$1" "$2" >&2; then serving=$1; fi
+  server releases.settle "{\"arguments\": {\"running\": \"$(running_ids | tr '\n' ' ')\", \"serving\": \"$serving\"}, \"account\": \"\"}"
 }
 
 # Building is over: from here on it is a release. Its data is on disk before a name can lead to it.
@@ -174,12 +190,13 @@ repair() { # PROBE BY
   prepare_folders
   rm -rf "${STAGING:?}"/* "$DEPLOY_TO"/.current.* "$PRIVATE"/lock.[0-9]* 2>/dev/null || true
   current=$(current_id)
-  if [ -n "$current" ] && ! is_complete "$current"; then
-    back=$(last_good "$current")
-    [ -n "$back" ] || die "$DEPLOY_TO/current points to $current, which is not a complete release, and there is no good one" "look at $RELEASES"
-    point_current "$back"
-    journal repaired "$back" "$current" "$2" "current was not a complete release"
-    warn "current pointed to $current, which is not complete: put back to $back"
+  if ! is_plain "$current"; then
+    back=$(settled "$current" "$1")
+    if [ -n "$back" ] && [ "$back" != "$current" ]; then
+      point_current "$back"
+      journal repaired "$back" "$current" "$2" "current did not lead to a complete release"
+      set_state "$back" live
+    fi
     current=$back
   fi
   case $(state_of "${current:-none}") in

@@ -165,10 +165,7 @@ supervisor_ids() {
   local path
   supervisor_runs || return 0
   for path in "$PRIVATE"/supervisor/programs/*.conf; do
-    [ -f "$path" ] || continue
-    path=${path##*/}
-    path=${path%.conf}
-    printf '%s\n' "${path#*-}"
+    if [[ $path =~ ([0-9]{8}-[0-9]{6}-[0-9a-f]{7})\.conf$ ]]; then printf '%s\n' "${BASH_REMATCH[1]}"; fi # names have dashes, too
   done
 }
 

@@ -14,8 +14,10 @@ survey() { # MINIMUM_FREE_MB FILES_NEEDED...
   for id in $(release_ids); do
     if [ -e "$RELEASES/$id/.release/warm" ]; then mark warm "$id"; fi
     if [ -f "$RELEASES/$id/release.json" ]; then mark release "$(cat "$RELEASES/$id/release.json")"; else mark leftover "$id is not complete"; fi
+    is_complete "$id" || mark incomplete "$id"
   done
   while IFS= read -r line; do mark journal "$line"; done < <(recent_journal)
+  if [ -z "$current" ] && [ -L "$DEPLOY_TO/current" ]; then mark leftover "current leads to $(readlink "$DEPLOY_TO/current"), which is no release"; fi
   for path in "$STAGING"/*/ "$DEPLOY_TO"/.current.*; do
     if [ -e "$path" ] || [ -L "$path" ]; then mark leftover "$path"; fi
   done

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Services under systemd: template units whose instance is the release (templates/systemd).
+# Services under systemd: template units whose instance is the release (templates/systemd). A pattern of names also meets
+# units of other applications (`shop-*` those of `shop-admin`): ours are those that work in our folder.
 
 systemctl_as_root() { # WORD...   by root's own program, which looks at every word (tasks/server/installed/systemctl.py)
   local program=/usr/local/lib/fab-releases/$APPLICATION-systemctl
@@ -29,7 +30,7 @@ systemd_stop() { # SERVICE ID
 
 # Asked again and again while a release starts, on processors that it needs: as few processes as can be.
 systemd_describe() { # UNIT_OR_PATTERN...   -> SERVICE ID STATE TOLD, tab-separated, a line each, in one question
-  local key value id='' active='' sub='' restarts=0 result='' told='' instance
+  local key value id='' active='' sub='' restarts=0 result='' told='' folder='' instance
   while IFS='=' read -r key value; do
     case $key in
       Id) id=${value#"$APPLICATION-"} id=${id%.service} ;;
@@ -38,16 +39,22 @@ systemd_describe() { # UNIT_OR_PATTERN...   -> SERVICE ID STATE TOLD, tab-separa
       NRestarts) restarts=$value ;;
       Result) result=$value ;;
       StatusText) told=$value ;;
+      WorkingDirectory) folder=$value ;;
       '')
         [ -n "$id" ] || continue
+        case $folder/ in / | "$DEPLOY_TO"/*) ;; *) # of another application
+          id='' told='' restarts=0 folder=''
+          continue
+          ;;
+        esac
         case $id in *@*) instance=${id#*@} ;; *) instance=- ;; esac
         printf '%s\t%s\t' "${id%%@*}" "$instance"
         systemd_word "$active/$sub" "$restarts" "$result"
         printf '\t%s\n' "$told"
-        id='' told='' restarts=0
+        id='' told='' restarts=0 folder=''
         ;;
     esac
-  done < <(systemctl show -p Id,ActiveState,SubState,NRestarts,Result,StatusText "$@"; echo)
+  done < <(systemctl show -p Id,ActiveState,SubState,NRestarts,Result,StatusText,WorkingDirectory "$@"; echo)
 }
 
 systemd_word() { # ACTIVE/SUB RESTARTS RESULT
@@ -86,14 +93,20 @@ said_by() { # UNIT   last lines of its own processes: what systemd says of them 
 
 systemd_log() { journalctl --no-pager --quiet --output=cat --lines=200 --unit "$(unit "$1" "$2")" 2>/dev/null || true; }
 
-systemd_ids() {
-  systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating "$APPLICATION-*@*.service" "$APPLICATION-*@*.socket" |
-    sed -n 's/^[^ ]*@\([0-9a-f-]*\)\.[a-z]* .*/\1/p'
+systemd_running() { # INSTANCE   -> SERVICE ID of what runs of ours, a socket by where it listens
+  systemctl show -p Id,ActiveState,WorkingDirectory,Listen "$APPLICATION-*@$1.service" "$APPLICATION-*@$1.socket" |
+    awk -v RS= -F '\n' -v ours="$DEPLOY_TO/releases/" -v sockets="$RUN/" -v cut="$((${#APPLICATION} + 2))" '{
+      split("", told)
+      for (i = 1; i <= NF; i++) told[substr($i, 1, index($i, "=") - 1)] = substr($i, index($i, "=") + 1)
+      name = substr(told["Id"], cut); service = name; id = name
+      sub(/@.*/, "", service); sub(/^[^@]*@/, "", id); sub(/\.[a-z]*$/, "", id)
+      if (told["ActiveState"] ~ /^(active|activating|reloading|deactivating)$/ && id ~ /^[0-9a-f-]+$/ &&
+        (told["WorkingDirectory"] == ours id || index(told["Listen"], sockets id ".sock ") == 1)) print service, id
+    }'
 }
 
-systemd_services() { # ID
-  systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
-    "$APPLICATION-*@$1.service" "$APPLICATION-*@$1.socket" | sed -n "s/^$APPLICATION-\([^ @]*\)@.*/\1/p" | sort -u
-}
+systemd_ids() { systemd_running '*' | cut -d ' ' -f 2; }
+
+systemd_services() { systemd_running "$1" | cut -d ' ' -f 1 | sort -u; } # ID
 
 systemd_shutdown() { systemctl_as_root stop "$APPLICATION.service"; }

@@ -326,6 +326,25 @@ def test_a_frozen_stage_is_deployed_to(shop: Shop) -> None:
     assert shop.current() != before
 
 
+# -- by hand, or by a bad disk
+
+MAIN_PIDS = "systemctl show -p MainPID --value 'pos-web@*.service' 'pos-worker@*.service' | sort"
+
+
+def test_a_current_that_is_gone_is_put_back_and_users_lose_no_process(shop: Shop) -> None:
+    before, pids = shop.current(), shop.server.run(MAIN_PIDS).stdout
+    for harm in ("rm current", "ln -sfnT releases/20200101-000000-0000000 current", "ln -sfnT shared current"):
+        shop.server.run(f"cd /srv/pos && {harm}", user="deploy")
+        done = shop.fab("repair")
+        assert f"put back to {before}, which was live before" in done.stderr
+        assert assert_complete(shop) == before
+    shop.server.run("echo >/srv/pos/current/release.json", user="deploy")
+    assert "could not be read: written again" in shop.fab("repair").stderr
+    assert shop.server.run(MAIN_PIDS).stdout == pids
+    shop.fab("deploy", "--ref", "code-only", "--force")
+    assert assert_complete(shop) != before
+
+
 # -- what the disk really has
 
 

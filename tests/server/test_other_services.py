@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 
+from tasks.remote.library import library
 from tests.servers.shop import Shop
 
 pytestmark = pytest.mark.server
+ID = "20261122-101530-9f3c2ab"
 
 ASGI = """\
 [services.web]
@@ -90,6 +93,70 @@ def test_any_command_is_a_worker(shop: Shop) -> None:
     assert shop.server.run(f"systemctl is-active pos-clock@{first}").stdout.strip() == "active"
     shop.fab("rollback")
     assert shop.server.run(f"systemctl is-active pos-clock@{first}", check=False).stdout.strip() != "active"
+
+
+# -- other applications on the server
+
+APPLICATIONS = ("shop", "shop-admin", "shop-admin-web", "shop--staging", "sho", "shop-web", "a", "default", "zoo")
+NAMES = ("web", "admin", "admin-web", "staging-web", "a", "beat-web")
+OTHER_UNIT = """[Service]
+ExecStart=/bin/sleep 1000
+WorkingDirectory=/srv/others/{application}/releases/%i
+"""
+
+
+def unit_names() -> dict[str, str]:
+    """Unit -> application whose it is; a name that two would have is the first one's."""
+    named: dict[str, str] = {}
+    for application in APPLICATIONS:
+        for service in NAMES:
+            named.setdefault(f"{application}-{service}", application)
+    return named
+
+
+def test_only_units_of_this_application_are_its_own_whatever_others_are_called(shop: Shop) -> None:
+    """Real units of nine applications with six services each, whose names are prefixes of one another."""
+    named = unit_names()
+    script = ["set -e"]
+    for name, application in named.items():
+        text = OTHER_UNIT.format(application=application)
+        script.append(f"printf %s {shlex.quote(text)} >/run/systemd/system/{name}@.service")
+        script.append(f"mkdir -p /srv/others/{application}/releases/{ID}")
+    units = " ".join(f"{name}@{ID}.service" for name in named)
+    shop.server.run("\n".join([*script, f"systemctl daemon-reload; systemctl start {units}"]))
+    for application in APPLICATIONS:
+        asked = f"{library()}\nAPPLICATION={application} DEPLOY_TO=/srv/others/{application} RUN=/run/{application}\n"
+        asked += f"SERVICES=()\nsystemd_services {ID}; echo; systemd_ids | sort -u; echo; systemd_units | cut -f 1\n"
+        services, ids, seen = shop.server.run("bash -s", input=asked.encode()).stdout.split("\n\n")
+        own = {name.removeprefix(f"{application}-") for name, whose in named.items() if whose == application}
+        assert (set(services.split()), set(seen.split())) == (own, own), application
+        assert ids.split() == ([ID] if own else [])
+    shop.server.run(f"systemctl stop {units}")
+
+
+def test_an_application_whose_name_begins_like_ours_is_neither_stopped_nor_listed(shop: Shop) -> None:
+    unit, other = f"pos-admin-web@{ID}.service", OTHER_UNIT.format(application="pos-admin")
+    shop.server.put("/etc/systemd/system/pos-admin-web@.service", other)
+    shop.server.run(f"mkdir -p /srv/others/pos-admin/releases/{ID}; systemctl daemon-reload; systemctl start {unit}")
+    pid = shop.server.run(f"systemctl show -p MainPID --value {unit}").stdout
+    shop.configure()
+    shop.fab("deploy", "--ref", "base", "--force", timeout=400)
+    shop.fab("repair")
+    assert "admin" not in shop.fab("status").stdout
+    assert shop.server.run(f"systemctl show -p MainPID --value {unit}").stdout == pid
+
+
+def test_a_unit_of_another_application_is_not_overwritten(shop: Shop) -> None:
+    own = "[Service]\nExecStart=python3 /srv/others/pos/releases/%i/.release/launch.py run web\n"
+    path = "/etc/systemd/system/pos-web@.service"
+    before = shop.server.run(f"cat {path}").stdout
+    shop.server.run("mkdir -p /srv/others/pos")
+    shop.server.put(path, own)
+    refused = shop.fab("provision", "--yes", check=None, timeout=300)
+    assert refused.returncode != 0
+    assert f"{path} belongs to the application in /srv/others/pos" in refused.stderr
+    assert shop.server.run(f"cat {path}").stdout == own
+    shop.server.put(path, before)
 
 
 def test_a_command_that_does_not_go_on_is_refused_before_the_switch(shop: Shop) -> None:

@@ -33,7 +33,8 @@ def questions(stage: Stage, host: Host, ref: str, now: datetime) -> Iterator[Que
         yield Question("files", ("ask_files", user, *paths), lambda answer: read_files(answer, stage))
     if stage.services_on(host):
         yield Question("services", ("ask_services",), lambda answer: read_services(answer, stage, host))
-    yield Question("environment", ("ask_environment",), read_environment, seconds=20)
+    program = (templates() / "release" / "packages.py").read_text()
+    yield Question("environment", ("ask_environment", program), read_environment, seconds=20)
     yield from _stores(stage)
     yield from backups.questions(stage, host, now)
     yield Question(

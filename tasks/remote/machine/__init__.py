@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from ...model.call import call
 from ...model.config import Host, Stage
-from ...model.machine import Part
+from ...model.machine import Part, Thing
 from ...model.shell import Script, script
+from ...server import units
 from . import archive, backups, base, firewall, ssh, stores, web
 from .stores import Seeds
 
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
 """`ID VERSION_ID` of /etc/os-release -> suite: what has been seen working from a bare server to a live release."""
 
+UNITS = "/etc/systemd/system/"
+
 ORDER = (
-    *("packages", "accounts", "folders", "journal", "logrotate", "upgrades", "fail2ban"),
+    *("names", "packages", "accounts", "folders", "journal", "logrotate", "upgrades", "fail2ban"),
     *("postgresql", "pgbouncer", "replica", "redis", "environment"),
 )
 """Parts that hosts need of one another come first, in this order; the others as each host has them."""
@@ -38,4 +42,16 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
         *backups.parts(stage, host, seeds.offsite, stores.webhook(stage, seeds)),
         *ssh.parts(stage),
     )
+    found = (_names(found), *found)
     return tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)
+
+
+def _names(parts: tuple[Part, ...]) -> Part:
+    """No unit of another application is overwritten: `shop` with admin-web and `shop-admin` with web have one name."""
+    named = [thing.name.removeprefix("file ") for part in parts for thing in part.things]
+    paths = tuple(path for path in named if path.startswith(UNITS))
+    if not paths:
+        return Part("names", "", ())
+    name = "names of units"
+    thing = Thing(name, call(units.look_others, name, paths), "", script(call(units.refuse_others, paths)))
+    return Part("names", "See that no name is another application's", (thing,))
