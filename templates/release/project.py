@@ -12,6 +12,8 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
+from typing import Callable
 
 FOLDER = os.path.dirname(os.path.realpath(__file__))
 sys.path[:] = [FOLDER, *(entry for entry in sys.path if entry != FOLDER)]
@@ -64,6 +66,8 @@ def run(words: list[str]) -> dict:
 
 def load_project() -> None:
     """Set Django up as manage.py would: the working directory first on the path, our own folder not on it."""
+    from project_folder import check_database, check_opened
+
     sys.path[0] = os.getcwd()
     os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # seconds; a silent database server must not hang a deploy
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
@@ -72,6 +76,7 @@ def load_project() -> None:
 
     django.setup()
     past_the_pool()
+    past_no_link(check_database, check_opened)
 
 
 def past_the_pool() -> None:
@@ -82,6 +87,27 @@ def past_the_pool() -> None:
 
         if connection.vendor == "postgresql":
             connection.settings_dict["PORT"] = port
+
+
+def past_no_link(check_name: Callable, check_opened: Callable) -> None:
+    """The file of an SQLite database lies where the application may write, and put a link to anything of ours."""
+    from django.db import connections
+    from django.db.backends.signals import connection_created
+
+    def file_of(connection) -> str:
+        name = str(connection.settings_dict["NAME"] or "")
+        is_file = connection.vendor == "sqlite" and name and not name.startswith("file:")
+        return name if is_file and not connection.is_in_memory_db() else ""
+
+    def when_opened(connection, **_: object) -> None:
+        if name := file_of(connection):
+            check_opened(connection.connection, name)
+
+    for alias, settings in connections.databases.items():
+        if settings["ENGINE"].endswith(("sqlite3", "spatialite")) and (name := file_of(connections[alias])):
+            with suppress(FileNotFoundError):  # no folder: SQLite says so
+                check_name(name)
+    connection_created.connect(when_opened, weak=False)
 
 
 def settings_module_of_manage() -> str:

@@ -1,37 +1,46 @@
-"""Copies, restores and swaps an SQLite database that may be in use."""
+"""Copies, restores and swaps an SQLite database that may be in use, in a folder that the application may write."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import sqlite3
+import stat
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable, Iterator
 
 from project_answer import Refused
+from project_folder import COMPANIONS, Folder, folder_of, is_same, opened, real_path
 from project_names import KEPT, STAMP
 
 SUFFIX = ".sqlite3"
 PATIENCE = 10  # seconds to wait for requests that hold the database
+FORMATS = 18  # where the header says, in two bytes, whether it is in WAL mode
+WAL, OTHER = b"\2\2", b"\1\1"
 
 
 def live_path(connection) -> Path:
     if connection.is_in_memory_db():
         raise Refused("The database is in memory.", "There is nothing that could be kept.")
-    return Path(os.path.realpath(connection.settings_dict["NAME"]))
+    return real_path(connection.settings_dict["NAME"])
 
 
 def size(connection) -> int:
-    return sum(path.stat().st_size for path in with_journals(live_path(connection)) if path.exists())
+    live = live_path(connection)
+    with folder_of(live) as folder:
+        found = (folder.checked(name) for name in with_companions(live.name))
+        return sum(one.st_size for one in found if one)
 
 
-def with_journals(path: Path) -> list[Path]:
-    return [path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal"))]
+def with_companions(name: str) -> list[str]:
+    return [name, *(name + ending for ending in COMPANIONS)]
 
 
 def dump(connection, path: Path) -> dict:
+    """The copy lies in a folder of our own."""
     copy(live_path(connection), path)
     with closing(sqlite3.connect(path)) as database:
         rows = counts(database)
@@ -44,7 +53,7 @@ def dump(connection, path: Path) -> dict:
 
 def copy(source: Path, target: Path) -> None:
     """SQLite's online backup: consistent while others write, and alone in its file, without a -wal beside it."""
-    with closing(sqlite3.connect(source, timeout=PATIENCE)) as old, closing(sqlite3.connect(target)) as new:
+    with opened(source, timeout=PATIENCE) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
         new.execute("PRAGMA journal_mode = DELETE")
 
@@ -58,7 +67,7 @@ def counts(database: sqlite3.Connection) -> dict:
 
 
 def count_rows(connection) -> dict:
-    with closing(sqlite3.connect(live_path(connection), timeout=PATIENCE)) as database:
+    with opened(live_path(connection), timeout=PATIENCE) as database:
         return counts(database)
 
 
@@ -67,7 +76,7 @@ rows_now = count_rows
 
 def read_whole(_, path: Path) -> None:
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+        with opened(path, "&immutable=1") as database:
             verdict = database.execute("PRAGMA integrity_check").fetchone()[0]
     except sqlite3.DatabaseError as error:
         verdict = str(error)
@@ -78,25 +87,25 @@ def read_whole(_, path: Path) -> None:
 def check_restore(connection, data: Path, manifest: dict) -> None:
     read_whole(connection, data)
     check_swap(connection)
-    folder = live_path(connection).parent
-    status = os.statvfs(folder)
-    free, needed = status.f_bavail * status.f_frsize, manifest.get("database_bytes", 0)
-    if free < needed:
-        raise Refused(f"{folder} has {free:,} bytes free; beside the live file {needed:,} are needed.", "Make room.")
+    with folder_of(live_path(connection)) as folder:
+        free, needed = folder.free(), manifest.get("database_bytes", 0)
+        if free < needed:
+            error = f"{folder.path} has {free:,} bytes free; beside the live file {needed:,} are needed."
+            raise Refused(error, "Make room.")
 
 
 def check_swap(connection) -> None:
-    folder = live_path(connection).parent
-    if not os.access(folder, os.W_OK):
-        raise Refused(f"{folder} is not writable for this user.", "The swap is a rename in that folder.")
+    with folder_of(live_path(connection)) as folder:
+        if not folder.may_be_written():
+            raise Refused(f"{folder.path} is not writable for this user.", "The swap is a rename in that folder.")
 
 
 def restore(connection, data: Path, manifest: dict, promise: Callable[[str], None], _: str) -> dict:
     live = live_path(connection)
     connection.close()
-    with restored_beside(live, data, manifest) as (beside, rows):
-        kept = swap(live, beside, "before", promise)
-    return {"kept": kept.name, "rows": rows, "left_out": [], "not_carried": []}
+    with restored_beside(live, data, manifest) as (folder, beside, rows):
+        kept = swap(folder, live, beside, "before", promise)
+    return {"kept": kept, "rows": rows, "left_out": [], "not_carried": []}
 
 
 def preview(_, __: Path, ___: dict) -> dict:
@@ -110,49 +119,58 @@ def tried(_, __: Path, ___: list[dict]) -> dict:
 def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
     """As restore, without the swap; what came of it stays only where somebody wants to look at it."""
     live = live_path(connection)
-    scratch = live.with_name(f"{live.name}.scratch-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}")
-    with restored_beside(live, data, manifest) as (beside, rows):
+    scratch = f"{live.name}.scratch-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}"
+    with restored_beside(live, data, manifest) as (folder, beside, rows):
         if keep:
-            os.replace(beside, scratch)
-    return {"scratch": scratch.name if keep else "", "rows": rows}
+            folder.rename(beside, scratch)
+    return {"scratch": scratch if keep else "", "rows": rows}
 
 
 @contextmanager
 def restored_beside(live: Path, data: Path, manifest: dict) -> Iterator[tuple]:
-    """(path, rows) of a checked copy beside the live file; gone after the block unless it was moved."""
-    beside = live.with_name(f"{live.name}.restore")
-    with only_one(live):
+    """(folder, name, rows) of a checked copy beside the live file; gone after the block unless it was moved."""
+    beside = f"{live.name}.restore"
+    with folder_of(live) as folder, only_one(folder, live.name):
         try:
-            remove(beside)  # left by one that was killed; its journal would be played into the new one
-            os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            copy(data, beside)
-            with closing(sqlite3.connect(beside)) as database:
-                rows = counts(database)
-            if rows != manifest["rows"]:
-                hint = "Nothing was switched; name another one."
-                raise Refused("The restored rows are not those of the manifest.", hint)
-            yield beside, sum(rows.values())
+            remove(folder, beside)  # left by one that was killed; its journal would be played into the new one
+            rows = written(folder, beside, data, manifest)
+            yield folder, beside, sum(rows.values())
         finally:
-            remove(beside)
+            remove(folder, beside)
+
+
+def written(folder: Folder, name: str, data: Path, manifest: dict) -> dict:
+    """Byte for byte, into a file that nobody else has opened: SQLite would open it by a name that can be exchanged."""
+    with opened(data, "&immutable=1") as database:
+        rows = counts(database)
+    found = hashlib.sha256()
+    target = folder.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    with data.open("rb") as source, os.fdopen(target, "wb") as file:
+        for block in iter(lambda: source.read(1 << 20), b""):
+            found.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    if rows != manifest["rows"] or found.hexdigest() != manifest["sha256"]:
+        raise Refused("The restored rows are not those of the manifest.", "Nothing was switched; name another one.")
+    return rows
 
 
 @contextmanager
-def only_one(live: Path) -> Iterator[None]:
+def only_one(folder: Folder, name: str) -> Iterator[None]:
     """Of those that restore, rehearse or undo in this folder: the copy of one would be swapped in by another."""
-    folder = os.open(live.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with folder.readable() as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "Wait for it, then try again."
+            raise Refused(f"Another restore or drill of {name} is running.", hint, kind="locked") from None
         yield
-    except BlockingIOError:
-        hint = "Wait for it, then try again."
-        raise Refused(f"Another restore or drill of {live.name} is running.", hint, kind="locked") from None
-    finally:
-        os.close(folder)
 
 
-def remove(database: Path) -> None:
-    for path in with_journals(database):
-        path.unlink(missing_ok=True)
+def remove(folder: Folder, name: str) -> None:
+    for one in with_companions(name):
+        folder.remove(one)
 
 
 def undo(connection, kept: str, promise: Callable[[str], None], _: str) -> dict:
@@ -160,59 +178,81 @@ def undo(connection, kept: str, promise: Callable[[str], None], _: str) -> dict:
     if not is_kept(connection, kept):
         raise Refused(f"There is no {kept} beside {live.name}.", "Name the file that restore said it kept.")
     connection.close()
-    old = live.with_name(kept)
-    with only_one(live):
-        read_whole(connection, old)
-        return {"kept": swap(live, old, "undone", promise).name}
+    with folder_of(live) as folder, only_one(folder, live.name):
+        read_whole(connection, live.with_name(kept))
+        return {"kept": swap(folder, live, kept, "undone", promise)}
 
 
 def is_kept(connection, name: str) -> bool:
     """A swap that was cut off before its rename has left only a second name of the live file."""
     live = live_path(connection)
-    old = live.parent / name
-    return old.parent == live.parent and name.startswith(f"{live.name}.") and old.exists() and not old.samefile(live)
+    if "/" in name or not name.startswith(f"{live.name}."):
+        return False
+    with folder_of(live) as folder:
+        old, now = folder.checked(name), folder.checked(live.name)
+        return old is not None and not (now and is_same(old, now))
 
 
 def standing_beside(connection) -> list[tuple]:
     """(name, word, bytes) of what restores kept, and of what somebody wanted to look at."""
     live = live_path(connection)
     found = []
-    for path in live.parent.iterdir():
-        word, _, stamp = path.name[len(live.name) + 1 :].partition("-")
-        if path.name.startswith(f"{live.name}.") and word in (*KEPT, "scratch") and len(stamp) == STAMP:
-            found += (
-                [(path.name, word, path.stat().st_size)] if stamp.isdigit() and is_kept(connection, path.name) else []
-            )
+    with folder_of(live) as folder:
+        now = folder.checked(live.name)
+        for name in folder.names():
+            word, there = word_of(name, live.name), folder.status(name)
+            if word and there and stat.S_ISREG(there.st_mode) and not (now and is_same(there, now)):
+                found.append((name, word, there.st_size))
     return found
+
+
+def word_of(name: str, live: str) -> str:
+    """ "" for a name that is none of ours."""
+    word, _, stamp = name[len(live) + 1 :].partition("-")
+    is_ours = name.startswith(f"{live}.") and word in (*KEPT, "scratch") and len(stamp) == STAMP and stamp.isdigit()
+    return word if is_ours else ""
 
 
 def drop_beside(connection, name: str) -> None:
     live = live_path(connection)
-    with only_one(live):
-        remove(live.with_name(name))
+    if not word_of(name, live.name):
+        raise Refused(f"{name!r} is not the name of a database that a restore kept.", "fab backups lists them.")
+    with folder_of(live) as folder, only_one(folder, live.name):
+        remove(folder, name)
 
 
-def swap(live: Path, incoming: Path, word: str, promise: Callable[[str], None]) -> Path:
-    """Replace live by incoming in one rename, and keep it under another name.
+def swap(folder: Folder, live: Path, incoming: str, word: str, promise: Callable[[str], None]) -> str:
+    """Replace live by incoming in one rename, and keep it under another name, which is returned.
 
     Nobody may be inside: leaving WAL mode needs to be the only connection and folds -wal and -shm into the file, so no
     journal of the old database can be taken for one of the new. The lock is held until the rename is done.
     """
-    outgoing = live.with_name(f"{live.name}.{word}-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}")
-    with closing(sqlite3.connect(live, timeout=PATIENCE, isolation_level=None)) as database:
+    outgoing = f"{live.name}.{word}-{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}"
+    with opened(live, timeout=PATIENCE, isolation_level=None) as database:
         mode = database.execute("PRAGMA journal_mode").fetchone()[0]
         try:
             database.execute("PRAGMA journal_mode = DELETE")
             database.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             raise Refused(f"The database is in use: {error}.", "Stop what uses it, then try again.") from None
-        with incoming.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(incoming, live.stat().st_mode & 0o7777)
-        promise(outgoing.name)
-        os.link(live, outgoing)
-        os.replace(incoming, live)
+        made_like(folder, incoming, folder.checked(live.name), mode)
+        promise(outgoing)
+        folder.link(live.name, outgoing)
+        folder.rename(incoming, live.name)
+        with folder.readable() as descriptor:
+            os.fsync(descriptor)
         database.execute("ROLLBACK")
-    with closing(sqlite3.connect(live, timeout=PATIENCE)) as database:
-        database.execute(f"PRAGMA journal_mode = {mode}")
     return outgoing
+
+
+def made_like(folder: Folder, name: str, live: os.stat_result | None, mode: str) -> None:
+    """On disk, and with the permissions and the journal of the live file, before it is opened as that."""
+    folder.checked(name)
+    descriptor = folder.open(name, os.O_RDWR)
+    try:
+        if live:
+            os.fchmod(descriptor, live.st_mode & 0o7777)
+        os.pwrite(descriptor, WAL if mode == "wal" else OTHER, FORMATS)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
