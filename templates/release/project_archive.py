@@ -49,9 +49,10 @@ class Entry:
         return f"{kind.lower()} {f'{self.namespace}.' if self.namespace else ''}{name}"
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """The same for the same thing in two archives."""
-        return self.kind, self.namespace, self.tag
+        whose = (self.owner,) if self.kind == "DEFAULT ACL" else ()
+        return (self.kind, self.namespace, self.tag, *whose)
 
 
 def contents(path: Path) -> tuple[list[Entry], str]:

@@ -15,7 +15,7 @@ NOT_ALLOWED = "42501"  # insufficient_privilege
 AS_SOMEBODY = "SET SESSION AUTHORIZATION "
 RESTRICTED = re.compile(r"^\\restrict (\S+)\n", re.MULTILINE)
 WORDS = re.compile(r"""[^"';]+|"(?:[^"]|"")*"|'(?:[^']|'')*'|;""")
-MAY_CREATE = "SELECT has_schema_privilege(%s, %s, 'CREATE') WHERE to_regrole(%s) IS NOT NULL"
+MAY_CREATE = "SELECT has_schema_privilege(oid, to_regnamespace(%s), 'CREATE') FROM pg_roles WHERE rolname = %s"
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,20 @@ class Mender:
 
     def make(self, entry: Entry) -> bool:
         """As it is meant; then with names found as live finds them; then ours instead of its owner's."""
-        tried = set()
+        self.reasons.pop(entry.id, None)
+        tried: set[str] = set()
         for words in ((), ("--no-owner",), ("--no-owner", "--no-tablespaces")):
             text = unrestricted(self.script(entry, *words))
             if text in tried:
                 continue
-            tried.add(text)
             found = self.refusal(entry, looked_up(text, ""))
             if found and not found.by_right:
+                if not tried:
+                    del self.reasons[entry.id]  # where names are found, it may be another one
                 found = self.refusal(entry, looked_up(text, self.path))
             if not found:
                 return True
+            tried.add(text)
         return False
 
     def give(self, entry: Entry) -> bool:
@@ -58,7 +61,7 @@ class Mender:
         own = unrestricted(self.script(entry, "--no-owner")).splitlines()
         lines = [line for line in unrestricted(self.script(entry)).splitlines() if line not in own]
         space = quote(entry.namespace)
-        shut_out = entry.namespace and fetch(self.session, MAY_CREATE, [entry.owner, entry.namespace, entry.owner])
+        shut_out = entry.namespace and fetch(self.session, MAY_CREATE, [space, entry.owner])
         if shut_out and not shut_out[0][0]:
             who = quote(entry.owner)
             guest, leave = f"CREATE ON SCHEMA {space} TO {who}", f"CREATE ON SCHEMA {space} FROM {who}"
