@@ -195,9 +195,9 @@ def test_every_database_is_restored_but_for_what_its_backup_names(
     nightly = pytestconfig.getoption("--nightly")
 
     @settings(
-        max_examples=80 if nightly else 6, deadline=None, suppress_health_check=list(HealthCheck),
+        max_examples=80 if nightly else 3, deadline=None, suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink] if nightly else [Phase.generate])  # fmt: skip
-    @given(some.lists(STEP, min_size=40, max_size=60))
+    @given(some.lists(STEP, min_size=30, max_size=50))
     def held(steps: list[Step]) -> None:
         check(keeper, cluster, tmp_path_factory.mktemp("backups"), steps)
 
