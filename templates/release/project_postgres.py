@@ -29,6 +29,11 @@ PATIENCE = 60  # seconds a finished restore waits for those who hold the live da
 DATABASE = """
     SELECT to_json(d)::text, datdba::regrole::text, spcname
     FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace WHERE datname = %s"""
+# A superuser's: any other could hold anything.
+TEMPLATE = """
+    SELECT 1 FROM pg_database t JOIN pg_roles r ON r.oid = t.datdba, pg_database d
+    WHERE t.datname = %(template)s AND d.datname = %(live)s AND rolsuper AND t.datistemplate
+    AND (t.encoding, t.datcollate, t.datctype) = (d.encoding, d.datcollate, d.datctype)"""
 PROPERTIES = """
     SELECT 1, format('ALTER DATABASE %%I CONNECTION LIMIT %%s', %(new)s::text, datconnlimit)
         FROM pg_database WHERE datname = %(live)s AND datconnlimit <> -1
@@ -232,7 +237,8 @@ def create_like(control, live: str, beside: str) -> None:
     row, owner, space = fetch(control, DATABASE, [live])[0]
     facts = json.loads(row)
     words = [
-        f"CREATE DATABASE {quote(beside)} OWNER {owner} TEMPLATE template0 ENCODING {int(facts['encoding'])}",
+        f"CREATE DATABASE {quote(beside)} OWNER {owner} TEMPLATE {template_for(control, live)}"
+        f" ENCODING {int(facts['encoding'])}",
         f"LC_COLLATE {literal(facts['datcollate'])} LC_CTYPE {literal(facts['datctype'])}",
     ]
     kind = {"i": "ICU", "b": "BUILTIN"}.get(facts.get("datlocprovider", "c"))
@@ -242,6 +248,12 @@ def create_like(control, live: str, beside: str) -> None:
     if space != "pg_default":
         words.append(f"TABLESPACE {quote(space)}")
     fetch(control, " ".join(words))
+
+
+def template_for(control, live: str) -> str:
+    """That of fab provision, which has the extensions that we may not create, where there is one and it fits."""
+    name = f"{live}_template"
+    return quote(name) if fetch(control, TEMPLATE, {"live": live, "template": name}) else "template0"
 
 
 def make_anew(connection, data: Path, manifest: dict) -> list[str]:
