@@ -168,7 +168,8 @@ SEEN = f"""
     UNION ALL SELECT oprname, concat('operator ', oprcode, pg_get_userbyid(oprowner)) FROM pg_operator
         WHERE oid >= 16384
     UNION ALL SELECT proname, concat('right ', {rights("proacl", "f", "proowner")}) FROM pg_proc WHERE oid < 16384
-    UNION ALL SELECT oid::text, concat('large object ', pg_get_userbyid(lomowner), lomacl::text, lo_get(oid)::text,
+    UNION ALL SELECT oid::text, concat('large object ', pg_get_userbyid(lomowner),
+        {rights("lomacl", "L", "lomowner")}, lo_get(oid)::text,
         obj_description(oid, 'pg_largeobject')) FROM pg_largeobject_metadata
     UNION ALL SELECT 'cast', castsource::regtype::text FROM pg_cast WHERE oid >= 16384"""
 ROWS = """

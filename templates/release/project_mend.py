@@ -35,6 +35,8 @@ class Mender:
     """(entry, *words of pg_restore) -> what it would say."""
     path: str
     """search_path of the live database."""
+    ours: set[str]
+    """Roles that we are, or are members of."""
     reasons: dict[int, Reason] = field(default_factory=dict)
     """Why an entry could not be made, by its id."""
 
@@ -58,6 +60,9 @@ class Mender:
 
     def give(self, entry: Entry) -> bool:
         """To its owner, who need not be allowed to create there any more: what it may comes later."""
+        if entry.owner not in self.ours:
+            self.reasons[entry.id] = Reason(f'must be member of role "{entry.owner}"', NOT_ALLOWED)
+            return False
         own = unrestricted(self.script(entry, "--no-owner")).splitlines()
         lines = [line for line in unrestricted(self.script(entry)).splitlines() if line not in own]
         space = quote(entry.namespace)

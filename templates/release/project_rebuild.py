@@ -47,7 +47,7 @@ NOT_FILLED = """
 CLOSED = """
     SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-    WHERE relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'INSERT')"""
+    WHERE relkind IN ('r', 'p') AND NOT pg_has_role(relowner, 'USAGE')"""
 EXTENSIONS_HINT = (
     "Only a superuser may create them here. In releases.toml: [provision] extensions = [{names}], then fab provision:"
     " they are there then before anything is restored. Nothing was switched."
@@ -107,7 +107,8 @@ class Copy:
     def __post_init__(self) -> None:
         self.entries, self.made_by = contents(self.archive)
         self.by_id = {entry.id: entry for entry in self.entries}
-        self.mender = Mender(self.session, self.script, self.path)
+        ours = {name for (name,) in fetch(self.session, OURS)}
+        self.mender = Mender(self.session, self.script, self.path, ours)
 
     def phase(self, entry: Entry) -> int:
         if entry.kind in RIGHTS:
@@ -183,7 +184,7 @@ def rebuild(copy: Copy, rows: Callable[[], dict] | None = None, expected: dict |
         mend(copy, [*copy.of(BEFORE), *copy.of(AFTER)])
     build(copy, LAST, with_data=expected is not None)
     lost = copy.lost + differences(copy) + objects_kept(copy)
-    return lost + empty_views(copy) if expected is not None else lost
+    return [*lost, *empty_views(copy), *object_rights(copy)] if expected is not None else lost
 
 
 @contextmanager
@@ -209,12 +210,16 @@ def build(copy: Copy, phase: int, with_data: bool = True) -> None:
         return
     if phase == LAST:
         fill_views(copy)
+    for entry in entries:
+        if entry.kind == "ACL" and is_about_rows(entry):  # nothing describes them: each is said once more
+            copy.mender.grant(entry)
     copy.is_short = True
     mend(copy, entries)
 
 
 def is_about_rows(entry: Entry) -> bool:
-    return entry.kind in LARGE_OBJECTS or entry.kind == VIEW_DATA or "LARGE OBJECT" in entry.tag
+    about = (*LARGE_OBJECTS, VIEW_DATA, "STATISTICS DATA")
+    return entry.kind in about or (entry.section == NONE and entry.tag.startswith("LARGE OBJECT"))
 
 
 def mend(copy: Copy, entries: list[Entry]) -> None:
@@ -246,6 +251,14 @@ def fill_views(copy: Copy) -> None:
             copy.mender.make(entry)
 
 
+def object_rights(copy: Copy) -> list[Lost]:
+    return [
+        Lost(rights(entry), entry.statement.strip(), copy.mender.reasons[entry.id].text, True)
+        for entry in copy.of(GRANTS)
+        if is_about_rows(entry) and entry.id in copy.mender.reasons
+    ]
+
+
 def empty_views(copy: Copy) -> list[Lost]:
     """Those that had something in them."""
     empty = set(fetch(copy.session, NOT_FILLED))
@@ -265,14 +278,12 @@ def load(copy: Copy, rows: Callable[[], dict], expected: dict) -> None:
     """What can be loaded at once is; then what needs names found as live finds them."""
     check_tables(copy, rows(), expected)
     checks = project_checks.set_aside(copy.session)
-    closed = set(fetch(copy.session, CLOSED))
-    wanted = copy.of(DATA)
-    shut = [entry for entry in wanted if entry.kind == "TABLE DATA" and (entry.namespace, entry.tag) in closed]
-    open_to_us = [entry for entry in wanted if entry not in shut]
+    shut = of_extensions(copy)
+    open_to_us = [entry for entry in copy.of(DATA) if entry not in shut]
     code, told = copy.restore(open_to_us, f"--jobs={os.cpu_count() or 1}")
     if code:
         load_again(copy, open_to_us, rows(), expected, told)
-    copy.lost += [rows_lost(copy, entry) for entry in shut if has_rows(copy, entry)]
+    copy.lost += rows_lost(copy)
     check_objects(copy)
     for one in project_checks.put_back(copy.session, checks, copy.path):
         copy.lost.append(Lost(one.what, one.statement, one.reason, is_excused=True))
@@ -317,13 +328,17 @@ def load_again(copy: Copy, wanted: list[Entry], there: dict, expected: dict, tol
         raise Refused(f"pg_restore failed: {told}", "Nothing was switched; the lines on stderr say more.")
 
 
-def has_rows(copy: Copy, entry: Entry) -> bool:
-    return "FROM stdin;\n\\.\n" not in copy.script(entry)
+def of_extensions(copy: Copy) -> list[Entry]:
+    """Rows of tables that belong to an extension and not to us."""
+    closed = set(fetch(copy.session, CLOSED))
+    return [one for one in copy.of(DATA) if one.kind == "TABLE DATA" and (one.namespace, one.tag) in closed]
 
 
-def rows_lost(_: Copy, entry: Entry) -> Lost:
-    table = f"{entry.namespace}.{entry.tag}"
-    return Lost(f"rows of {table}", f"-- rows of {table}, which belongs to an extension", "not allowed", True)
+def rows_lost(copy: Copy) -> list[Lost]:
+    """The same for the live database and for a copy."""
+    added = [one for one in of_extensions(copy) if "FROM stdin;\n\\.\n" not in copy.script(one)]
+    reason = "the table belongs to an extension"
+    return [Lost(f"rows that were added to {one.namespace}.{one.tag}", "", reason, True) for one in added]
 
 
 def check_objects(copy: Copy) -> None:
@@ -343,12 +358,11 @@ def large_objects(copy: Copy) -> Iterator[tuple[str, str]]:
 
 def objects_kept(copy: Copy) -> list[Lost]:
     """Large objects that cannot be given back to their owner; the same without one of them in the copy."""
-    ours = {name for (name,) in fetch(copy.session, OURS)}
     return [
         Lost(f"large object {number}: its owner {owner}", f"ALTER LARGE OBJECT {number} OWNER TO {quote(owner)};",
              f'must be member of role "{owner}"', True)
         for owner, number in large_objects(copy)
-        if owner not in ours
+        if owner not in copy.mender.ours
     ]  # fmt: skip
 
 
