@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from .typed import STRICT, Account, Count, Line, Match, Port
 
 Package = Annotated[str, Match(r"[a-z0-9][a-z0-9.+-]{1,60}", "the name of a Debian package")]
+Extension = Annotated[str, Match(r"[a-z][a-z0-9_-]{0,60}", 'the name of an extension, as "postgis"')]
 PublicKey = Annotated[
     str,
     Match(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f]*)?", 'a public key, as "ssh-ed25519 AAAA..."'),
@@ -44,6 +45,9 @@ class Provision:
     postgresql: bool = True
     """PostgreSQL with a role and a database of the application's own: on the host with the role postgresql, or where
     migrations run."""
+    extensions: tuple[Extension, ...] = ()
+    """Extensions that only a superuser may create, for example ["postgis"]: made in the application's database, and in
+    a template of it that restores begin with. Their Debian packages belong into `packages`."""
     pgbouncer: bool = False
     """pgBouncer before PostgreSQL: many connections share few, for the length of a transaction each."""
     redis: bool = True

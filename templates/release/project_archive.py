@@ -15,6 +15,7 @@ END = -1  # instead of the length of a string: there is none
 NOWHERE = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 AS_LIVE = "RESET search_path;"
 PREAMBLE = {"ENCODING", "STDSTRINGS", "SEARCHPATH"}
+LONG_KINDS = ("LARGE OBJECT", "MATERIALIZED VIEW", "EVENT TRIGGER", "FOREIGN TABLE", "FOREIGN SERVER", "OPERATOR CLASS")
 NONE, BEFORE, DATA, AFTER = 1, 2, 3, 4  # sections; what has none goes with what it is about
 
 
@@ -45,13 +46,15 @@ class Entry:
     @property
     def about(self) -> str:
         """Of a comment or a right, whose tag says the kind first."""
-        kind, _, name = self.tag.partition(" ")
+        kind = next((kind for kind in LONG_KINDS if self.tag.startswith(f"{kind} ")), self.tag.partition(" ")[0])
+        name = self.tag[len(kind) + 1 :]
         return f"{kind.lower()} {f'{self.namespace}.' if self.namespace else ''}{name}"
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """The same for the same thing in two archives."""
-        return self.kind, self.namespace, self.tag
+        whose = (self.owner,) if self.kind == "DEFAULT ACL" else ()
+        return (self.kind, self.namespace, self.tag, *whose)
 
 
 def contents(path: Path) -> tuple[list[Entry], str]:

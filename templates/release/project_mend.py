@@ -15,7 +15,7 @@ NOT_ALLOWED = "42501"  # insufficient_privilege
 AS_SOMEBODY = "SET SESSION AUTHORIZATION "
 RESTRICTED = re.compile(r"^\\restrict (\S+)\n", re.MULTILINE)
 WORDS = re.compile(r"""[^"';]+|"(?:[^"]|"")*"|'(?:[^']|'')*'|;""")
-MAY_CREATE = "SELECT has_schema_privilege(%s, %s, 'CREATE') WHERE to_regrole(%s) IS NOT NULL"
+MAY_CREATE = "SELECT has_schema_privilege(oid, to_regnamespace(%s), 'CREATE') FROM pg_roles WHERE rolname = %s"
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,38 @@ class Mender:
     """(entry, *words of pg_restore) -> what it would say."""
     path: str
     """search_path of the live database."""
+    ours: set[str]
+    """Roles that we are, or are members of."""
     reasons: dict[int, Reason] = field(default_factory=dict)
     """Why an entry could not be made, by its id."""
 
     def make(self, entry: Entry) -> bool:
         """As it is meant; then with names found as live finds them; then ours instead of its owner's."""
-        tried = set()
+        self.reasons.pop(entry.id, None)
+        tried: set[str] = set()
         for words in ((), ("--no-owner",), ("--no-owner", "--no-tablespaces")):
             text = unrestricted(self.script(entry, *words))
             if text in tried:
                 continue
-            tried.add(text)
             found = self.refusal(entry, looked_up(text, ""))
             if found and not found.by_right:
+                if not tried:
+                    del self.reasons[entry.id]  # where names are found, it may be another one
                 found = self.refusal(entry, looked_up(text, self.path))
             if not found:
                 return True
+            tried.add(text)
         return False
 
     def give(self, entry: Entry) -> bool:
         """To its owner, who need not be allowed to create there any more: what it may comes later."""
+        if entry.owner not in self.ours:
+            self.reasons[entry.id] = Reason(f'must be member of role "{entry.owner}"', NOT_ALLOWED)
+            return False
         own = unrestricted(self.script(entry, "--no-owner")).splitlines()
         lines = [line for line in unrestricted(self.script(entry)).splitlines() if line not in own]
         space = quote(entry.namespace)
-        shut_out = entry.namespace and fetch(self.session, MAY_CREATE, [entry.owner, entry.namespace, entry.owner])
+        shut_out = entry.namespace and fetch(self.session, MAY_CREATE, [space, entry.owner])
         if shut_out and not shut_out[0][0]:
             who = quote(entry.owner)
             guest, leave = f"CREATE ON SCHEMA {space} TO {who}", f"CREATE ON SCHEMA {space} FROM {who}"

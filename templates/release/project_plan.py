@@ -174,7 +174,8 @@ def extension_errors(connection, migrations: list[dict]) -> list[dict]:
     return [
         {
             "error": f"A migration creates the extension {name}, and this database role may not.",
-            "hint": f'As postgres, in this database: CREATE EXTENSION "{name}";',
+            "hint": f'[provision] extensions = ["{name}"], then fab provision; restores then have it as well. Or once,'
+            f' as postgres, in this database: CREATE EXTENSION "{name}";',
         }
         for name in sorted(wanted - possible)
     ]

@@ -17,7 +17,7 @@ from project_client import client
 from project_hold import at_one_moment, check_nothing_is_hidden, count_rows
 from project_mend import statements
 from project_names import KEPT, belongs, stamped
-from project_rebuild import Copy, Lost, mark, rebuild, told
+from project_rebuild import Copy, Lost, mark, rebuild, rows_lost, told
 from project_sessions import fetch, in_each_role, literal, live_name, maintenance, only_one, patient, quote
 from project_swap import INSIDE, swap
 from project_tolerant import run
@@ -29,6 +29,11 @@ PATIENCE = 60  # seconds a finished restore waits for those who hold the live da
 DATABASE = """
     SELECT to_json(d)::text, datdba::regrole::text, spcname
     FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace WHERE datname = %s"""
+# A superuser's: any other could hold anything.
+TEMPLATE = """
+    SELECT 1 FROM pg_database t JOIN pg_roles r ON r.oid = t.datdba, pg_database d
+    WHERE t.datname = %(template)s AND d.datname = %(live)s AND rolsuper AND t.datistemplate
+    AND (t.encoding, t.datcollate, t.datctype) = (d.encoding, d.datcollate, d.datctype)"""
 PROPERTIES = """
     SELECT 1, format('ALTER DATABASE %%I CONNECTION LIMIT %%s', %(new)s::text, datconnlimit)
         FROM pg_database WHERE datname = %(live)s AND datconnlimit <> -1
@@ -154,10 +159,13 @@ def empty_beside(connection, word: str) -> Iterator[tuple]:
 
 def rebuilt(connection, beside: str, data: Path, rows: dict | None) -> list[Lost]:
     """What could not be made of the archive; without `rows` only its schema is made."""
-    path = fetch(connection, "SHOW search_path")[0][0]
     with closing(patient(connection, beside)) as session:
-        copy = Copy(session, beside, data, path, lambda *words, **more: run(connection, *words, **more))
-        return rebuild(copy, lambda: count_rows(session), rows)
+        return rebuild(opened_copy(connection, session, beside, data), lambda: count_rows(session), rows)
+
+
+def opened_copy(connection, session, name: str, data: Path) -> Copy:
+    path = fetch(connection, "SHOW search_path")[0][0]
+    return Copy(session, name, data, path, lambda *words, **more: run(connection, *words, **more))
 
 
 def check_lost(lost: list[Lost], manifest: dict) -> None:
@@ -232,7 +240,8 @@ def create_like(control, live: str, beside: str) -> None:
     row, owner, space = fetch(control, DATABASE, [live])[0]
     facts = json.loads(row)
     words = [
-        f"CREATE DATABASE {quote(beside)} OWNER {owner} TEMPLATE template0 ENCODING {int(facts['encoding'])}",
+        f"CREATE DATABASE {quote(beside)} OWNER {owner} TEMPLATE {template_for(control, live)}"
+        f" ENCODING {int(facts['encoding'])}",
         f"LC_COLLATE {literal(facts['datcollate'])} LC_CTYPE {literal(facts['datctype'])}",
     ]
     kind = {"i": "ICU", "b": "BUILTIN"}.get(facts.get("datlocprovider", "c"))
@@ -242,6 +251,12 @@ def create_like(control, live: str, beside: str) -> None:
     if space != "pg_default":
         words.append(f"TABLESPACE {quote(space)}")
     fetch(control, " ".join(words))
+
+
+def template_for(control, live: str) -> str:
+    """That of fab provision, which has the extensions that we may not create, where there is one and it fits."""
+    name = f"{live}_template"
+    return quote(name) if fetch(control, TEMPLATE, {"live": live, "template": name}) else "template0"
 
 
 def make_anew(connection, data: Path, manifest: dict) -> list[str]:
@@ -284,7 +299,12 @@ def preview(connection, data: Path, manifest: dict) -> dict:
     """What `restore` would have to leave to a superuser; tried on the live database, and taken back."""
     live = live_name(connection)
     lost = carry_properties(connection, live, live, ending="ROLLBACK")
-    return {"left_out": [*schema_tried(connection, data), *not_in_archive(manifest)], "not_carried": lost}
+    left_out = [*schema_tried(connection, data), *extension_rows(connection, data), *not_in_archive(manifest)]
+    return {"left_out": left_out, "not_carried": lost}
+
+
+def extension_rows(connection, data: Path) -> list[dict]:
+    return [one.to_json() for one in rows_lost(opened_copy(connection, connection, "", data))]
 
 
 def not_in_archive(manifest: dict) -> list[dict]:
@@ -295,15 +315,17 @@ def tried(connection, data: Path, earlier: list[dict]) -> dict:
     """What a restore of `data` would leave out, for its manifest: its schema is made beside the live database and
     dropped again, but where it is the same as in one of the `earlier` manifests.
     """
-    facts = {"schema": schema_mark(connection, data), "left_out": preflight.not_dumped(connection)}
+    known = [*extension_rows(connection, data), *preflight.not_dumped(connection)]
+    facts = {"schema": schema_mark(connection, data), "left_out": known}
     for manifest in earlier:
-        if manifest.get("schema") == facts["schema"] and isinstance(manifest.get("left_out"), list):
-            return {**facts, "left_out": manifest["left_out"]}
+        if manifest.get("schema") == facts["schema"] and isinstance(manifest.get("tried"), list):
+            return {**facts, "tried": manifest["tried"], "left_out": facts["left_out"] + manifest["tried"]}
     user, creates, _ = fetch(connection, preflight.RIGHTS)[0]
     if not creates:
         return {**facts, "schema": "", "untried": f"as postgres: ALTER ROLE {quote(user)} CREATEDB;"}
     try:
-        facts["left_out"] += schema_tried(connection, data)
+        facts["tried"] = schema_tried(connection, data)
+        facts["left_out"] += facts["tried"]
     except (Error, Refused) as error:
         facts.update(schema="", untried=first_line(error))
     return facts

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.errors import FailedError
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, Word, script
+from ...server import extensions
 from .. import files, variables
 from . import bouncer, firewall, postgres, replica
 from .things import file, last_line, part, unit
@@ -146,7 +148,7 @@ def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
     database = Thing("database", ("look_database", name), f"owner {name}, UTF8", script(("make_database", name, name)))
     copies = replica.of_primary(stage, seeds.replication, known=seeds.replicates)
     reached = postgres.reached(stage, host, version)
-    own = (*postgres.cluster(version), role, database)
+    own = (*postgres.cluster(version), role, database, *_extensions(stage.provision.extensions, name))
     if not reached and "postgresql" not in host.roles:
         return part("postgresql", "Set up PostgreSQL", *own)
     users = dict.fromkeys(one.user for one in (host, *stage.replicas))
@@ -158,6 +160,15 @@ def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
         check=postgres.CHECK,
         use=postgres.use(version),
     )
+
+
+def _extensions(wanted: tuple[str, ...], database: str) -> tuple[Thing, ...]:
+    if not wanted:
+        return ()
+    name = "extensions"
+    want = "\n".join(f"{one} in the {place}" for place in ("database", "template") for one in wanted)
+    made = script(call(extensions.make, database, wanted))
+    return (Thing(name, call(extensions.look, name, database, wanted), want, made),)
 
 
 def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
