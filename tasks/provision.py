@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import invoke
@@ -59,7 +59,8 @@ def provision(
             with_python(at, facts)
         if not check and not dry_run and lacks_key(here):
             _make_key(at)
-        seeds = replace(known_seeds(at), offsite=opened(here))
+        bare = [host for host, told in facts.items() if not told.get("python")]
+        seeds = replace(known_seeds(at, bare), offsite=opened(here))
         parts = _wanted(at, facts, seeds)
         found = _look(at, parts, facts)
         differs = {host: drift(parts[host], found[host]) for host in parts}
@@ -125,24 +126,30 @@ def _ask_all(at: Scene, what):  # type: ignore[no-untyped-def]
     return at.together(lambda session: ask(session, what))
 
 
-def known_seeds(at: Scene) -> stores.Seeds:
-    """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one."""
+def known_seeds(at: Scene, bare: Collection[str] = ()) -> stores.Seeds:
+    """The secrets an existing environment file holds, or a copy of the database, wherever in the stage there is one.
+
+    Hosts in `bare` have no Python yet, and so nothing of ours.
+    """
     known: dict[str, str] = {}
-    for host, result in _ask_all(at, stores.read(at.stage)).items():
+    asked = [host for host in at.sessions if host not in bare]
+    read = {host: stores.read(at.stage, at.stage.host(host)) for host in asked}
+    for host, result in at.together(lambda session: ask(session, read[session.host]), asked).items():
         known = _told(must(result, host)) | known
     left_out = [host for host in at.stage.hosts if host.name not in at.sessions]
     file, copies = at.stage.environment.file, at.stage.replicas
     wanted = {kind for kind, there in (("environment", file), ("replication", copies)) if there}
     while left_out and not wanted <= set(known):
-        known = _told(_asked_aside(at.stage, left_out.pop(0))) | known
+        known = _asked_aside(at.stage, left_out.pop(0)) | known
     return stores.seeds_of(known.get("environment"), known.get("replication", "").strip())
 
 
 def _told(result: Result) -> dict[str, str]:
-    return stores.told((mark.kind, *mark.words) for mark in result.marks)
+    environment, passfile = result.returned
+    return stores.known_of(environment, passfile)
 
 
-def _asked_aside(stage: Stage, host: Host) -> Result:
+def _asked_aside(stage: Stage, host: Host) -> dict[str, str]:
     """Of a host that -H leaves out: made anew, the passwords it knows would be wrong there."""
     try:
         session = open_host(stage, host, as_admin=True, more="provision")
@@ -152,7 +159,8 @@ def _asked_aside(stage: Stage, host: Host) -> Result:
             error.hint,
         ) from None
     try:
-        return must(ask(session, stores.read(stage)), host.name)
+        is_bare = not must(ask(session, machine.identify()), host.name).facts().get("python")
+        return {} if is_bare else _told(must(ask(session, stores.read(stage, host)), host.name))
     finally:
         session.close()
 

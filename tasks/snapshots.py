@@ -24,7 +24,6 @@ from .model.snapshot import Change, Names, Snapshot
 from .plans import snapshots as restoring
 from .provision import identified, prove_the_way_in
 from .remote import snapshots, variables
-from .remote.machine import stores
 from .remote.machine.things import parse
 from .remote.snapshots import Media, Piece
 from .report import words
@@ -307,7 +306,8 @@ def _told(at: Scene, path: str, tree: str) -> str:
 def _variables(at: Scene, dialect: str, tree: str) -> dict[str, str]:
     """FailedError with the line of what the application could not read: before it is put anywhere."""
     said = at.answer(snapshots.read(at.stage, tree))
-    text = stores.told((mark.kind, *mark.words) for mark in said.marks).get("environment", "")
+    (found,) = said.returned
+    text = found.value if found else ""
     return variables.read(text, dialect, f"{at.stage.environment.file} of the snapshot" if tree else "the live file")
 
 

@@ -49,7 +49,7 @@ def seen(stage: Stage, current: str = OLD) -> dict[str, HostFacts]:
 
 def without_programs(text: str) -> str:
     """The programs of a release change with every edit; that they are carried is tested where they run."""
-    return re.sub(r" <\d+ bytes>", " <text>", text)
+    return re.sub(r"(?<=[ =])<\d+ bytes>", "<text>", text)
 
 
 def adoption(live: str = "") -> tuple[Plan, Plan]:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..model.call import Call
+from ..model.call import Call, call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part, Thing
-from ..model.shell import Line, Script, Word, script
+from ..model.shell import Line, Script, script
+from ..server.make import file as look_file
+from ..server.make import secret_file
 from . import health, machine, services
 from .library import templates
 from .machine.bouncer import USERS
-from .machine.stores import Seeds
+from .machine.stores import Seeds, read_environment
 
 CONFIGURATION = PurePosixPath("/var/lib/fab-releases/configuration")
 ENVIRONMENT = "environment"
@@ -147,19 +149,19 @@ def _piece(part: Part, sent: tuple[str, ...]) -> Piece:
 def _files(thing: Thing) -> Iterator[File]:
     """Of a file in which only some lines are ours, the whole file."""
     match thing.look:
-        case ("look_file", path):
+        case Call("make.file.look"):
             *before, made = thing.make.calls
-            assert not isinstance(made, Call)
-            _, _, owner, group, mode, _ = made
-            yield File(str(path), str(owner), str(group), str(mode), before=Script(tuple(before)))
-        case ("look_redis_user", _):
+            assert isinstance(made, Call)
+            path, owner, group, mode = (str(made.arguments[name]) for name in ("path", "owner", "group", "mode"))
+            yield File(path, owner, group, mode, before=Script(tuple(before)))
+        case Call("make.redis_user.look"):
             yield File("/etc/redis/users.acl", "redis", "redis", "640", secret=True)
-        case ("look_last_line", path, _):
-            yield File(str(path), "redis", "redis", "640", secret=True)
+        case Call("make.lines.look_last", arguments):
+            yield File(str(arguments["path"]), "redis", "redis", "640", secret=True)
+        case Call("make.lines.look_block", arguments):
+            yield File(str(arguments["path"]), "postgres", "postgres", "640")
         case ("look_bouncer_users", *_):
             yield File(USERS, "postgres", "postgres", "640", secret=True)
-        case ("look_block", path):
-            yield File(str(path), "postgres", "postgres", "640")
 
 
 def folder(stage: Stage) -> PurePosixPath:
@@ -173,15 +175,15 @@ def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:
 
 def looks(stage: Stage, pieces: tuple[Piece, ...], tree: str) -> Script:
     """Told as things are: under the file's name as it is, and under "then" and its name as `tree` has it."""
-    calls: list[tuple[Word, ...]] = []
+    calls: list[Line | Call[object]] = []
     for file in (file for piece in pieces for file in piece.files):
         if file.secret:
             calls.append(("look_digest", file.name, file.path))
             calls.append(("look_digest", f"then {file.name}", f"{folder(stage) / tree}{file.path}"))
         else:
-            calls.append(("look_file", file.name, file.path))
+            calls.append(call(look_file.look, file.name, file.path))
             calls.append(("look_restored", f"then {file.name}", tree, file.path, file.owner, file.group, file.mode))
-    return Script(tuple(calls))
+    return Script(tuple(sorted(calls, key=lambda one: not isinstance(one, Call))))
 
 
 def state() -> Script:
@@ -197,9 +199,11 @@ def only(pieces: tuple[Piece, ...], paths: Collection[str]) -> tuple[Piece, ...]
 
 
 def read(stage: Stage, tree: str = "") -> Script:
-    """The environment file, there or in a tree: a mark "environment", never shown."""
+    """The environment file, there or in a tree of root's; never shown."""
+    if not tree:
+        return script(read_environment(stage, stage.primary))
     path = stage.layout.shared / stage.environment.file
-    return script(("read_environment", f"{folder(stage) / tree}{path}" if tree else path))
+    return script(call(secret_file.read, f"{folder(stage) / tree}{path}", "root"))
 
 
 def changed(pieces: tuple[Piece, ...], found: Mapping[str, str]) -> tuple[Piece, ...]:
@@ -248,12 +252,12 @@ def _judged(piece: Piece) -> Script:
     """What is gone is not looked at; where a judge was for that alone, there is nothing to judge."""
     gone = {file.path for file in piece.files if file.gone}
     calls: list[Line | Call[object]] = []
-    for call in piece.part.check.calls:
-        if isinstance(call, Call):
-            calls.append(call)
+    for judge in piece.part.check.calls:
+        if isinstance(judge, Call):
+            calls.append(judge)
             continue
-        left = tuple(word for word in call if str(word) not in gone)
-        if left == call or any(str(word).startswith("/") for word in left):
+        left = tuple(word for word in judge if str(word) not in gone)
+        if left == judge or any(str(word).startswith("/") for word in left):
             calls.append(left)
     return Script(tuple(calls))
 

@@ -9,15 +9,14 @@ A file in such a folder must have one name only: a second one may be somebody el
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from .owners import group_name, group_number, user_name, user_number
 from .refused import Refused
 
 LINKS = 40
@@ -93,6 +92,12 @@ def read(path: str, limit: int = LIMIT) -> bytes:
         return _content(descriptor, path, limit)
 
 
+def state(path: str, limit: int = LIMIT) -> tuple[Entry, bytes]:
+    """As `read`, with what the same file is: by its name it might be another one a moment later."""
+    with opened(path) as descriptor:
+        return _described(os.fstat(descriptor)), _content(descriptor, path, limit)
+
+
 @contextmanager
 def opened(path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
     """A descriptor of a regular file that has no other name, unless only root or we may write where it is."""
@@ -142,10 +147,7 @@ def replace(path: str, content: bytes, owner: str, group: str, mode: int) -> Non
     Refused where a folder is.
     """
     with parent(path) as (above, name):
-        there = _entry(above, name)
-        if there and there.kind == "directory":
-            raise Refused(f"{path} is a folder, and should be a file", AWAY)
-        aside = f".{name[:100]}.{secrets.token_hex(6)}"
+        aside = _aside(above, name, path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(aside, flags, 0o600, dir_fd=above)
         try:
@@ -160,6 +162,18 @@ def replace(path: str, content: bytes, owner: str, group: str, mode: int) -> Non
             _remove_quietly(above, aside)
             raise
         os.fsync(above)
+
+
+def replace_link(path: str, target: str) -> None:
+    """A symbolic link of ours, in the place of whatever but a folder is there."""
+    with parent(path) as (above, name):
+        aside = _aside(above, name, path)
+        os.symlink(target, aside, dir_fd=above)
+        try:
+            os.rename(aside, name, src_dir_fd=above, dst_dir_fd=above)
+        except BaseException:
+            _remove_quietly(above, aside)
+            raise
 
 
 def remove(path: str) -> bool:
@@ -237,8 +251,12 @@ def _up(here: list[int], names: list[str], steps: int) -> None:
 
 
 def _enter(above: int, name: str, shown: str) -> int:
+    """Where we may go through and not look, a descriptor that is good for what is below."""
     try:
-        return os.open(name, FOLDER, dir_fd=above)
+        try:
+            return os.open(name, FOLDER, dir_fd=above)
+        except PermissionError:
+            return os.open(name, FOLDER | os.O_PATH, dir_fd=above)
     except OSError as error:
         error.filename = shown
         raise
@@ -260,7 +278,7 @@ def _link(above: int, name: str, shown: str) -> str | None:
     holder = os.fstat(above)
     # A link's own owner counts too: in /tmp, which belongs to root, anybody may have put it.
     if not _is_trusted(holder) or there.st_uid not in (0, os.geteuid()):
-        raise Refused(f"{shown} is a link, in a folder that {_user(holder.st_uid)} may write", AWAY)
+        raise Refused(f"{shown} is a link, in a folder that {user_name(holder.st_uid)} may write", AWAY)
     return _target(above, name)
 
 
@@ -277,9 +295,13 @@ def _entry(above: int, name: str) -> Entry | None:
         there = os.stat(name, dir_fd=above, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    target = _target(above, name) if stat.S_ISLNK(there.st_mode) else ""
+    return _described(there, _target(above, name) if stat.S_ISLNK(there.st_mode) else "")
+
+
+def _described(there: os.stat_result, target: str = "") -> Entry:
     kind = KINDS.get(stat.S_IFMT(there.st_mode), "unknown kind")
-    return Entry(kind, _user(there.st_uid), _group(there.st_gid), stat.S_IMODE(there.st_mode), there.st_size, target)
+    owner, group = user_name(there.st_uid), group_name(there.st_gid)
+    return Entry(kind, owner, group, stat.S_IMODE(there.st_mode), there.st_size, target)
 
 
 def _target(above: int, name: str) -> str:
@@ -291,13 +313,23 @@ def _target(above: int, name: str) -> str:
         raise Refused(f"{name} is exchanged while it is looked at", AWAY) from None
 
 
+def _aside(above: int, name: str, path: str) -> str:
+    """A name beside, for what is to be renamed over `name`. Refused where a folder is."""
+    there = _entry(above, name)
+    if there and there.kind == "directory":
+        raise Refused(f"{path} is a folder, and should be a file", AWAY)
+    return f".{name[:100]}.{secrets.token_hex(6)}"
+
+
 def _kind(above: int, name: str) -> str:
     there = _entry(above, name)
     return there.kind if there else "name that is gone"
 
 
 def _open_regular(above: int, name: str, path: str, flags: int) -> int:
-    """O_PATH first: to open a FIFO or a device for good is already to do something to it."""
+    """O_PATH first: to open a FIFO or a device for good is already to do something to it. Then by its name again, and
+    compared: an account that root has become may not open what /proc/self/fd leads to (proc(5), dumpable).
+    """
     looked = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         there = os.fstat(looked)
@@ -306,9 +338,13 @@ def _open_regular(above: int, name: str, path: str, flags: int) -> int:
             raise Refused(f"{path} is not a regular file, but a {kind}", AWAY)
         if there.st_nlink != 1 and not _is_trusted(os.fstat(above)):
             raise Refused(f"{path} has {there.st_nlink} names: it may be somebody else's file", AWAY)
-        return os.open(f"/proc/self/fd/{looked}", flags | os.O_CLOEXEC)
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
     finally:
         os.close(looked)
+    if not os.path.samestat(there, os.fstat(descriptor)):
+        os.close(descriptor)
+        raise Refused(f"{path} was exchanged while it was opened", AWAY)
+    return descriptor
 
 
 def _content(descriptor: int, path: str, limit: int) -> bytes:
@@ -329,7 +365,7 @@ def _write(descriptor: int, content: bytes) -> None:
 
 def _give(descriptor: int, owner: str, group: str, mode: int) -> None:
     """Owner before mode: chown takes away setgid. Only root gives away; others find that it is theirs already."""
-    user, its_group = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+    user, its_group = user_number(owner), group_number(group)
     there = os.fstat(descriptor)
     if (there.st_uid, there.st_gid) != (user, its_group):
         os.fchown(descriptor, user, its_group)
@@ -339,17 +375,3 @@ def _give(descriptor: int, owner: str, group: str, mode: int) -> None:
 def _remove_quietly(above: int, name: str) -> None:
     with suppress(OSError):
         os.unlink(name, dir_fd=above)
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)

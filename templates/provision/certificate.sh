@@ -5,10 +5,6 @@ look_first_site() { # NAME PATH
   if grep -qsF acme-challenge "$2"; then echo "answers an authority"; fi | found "$1"
 }
 
-make_first_site() { # PATH TEXT   http, as long as there is no certificate; a site that is there stays until there is one
-  grep -qsF acme-challenge "$1" || make_file "$1" root root 644 "$2"
-}
-
 look_obtained() { # NAME CERTIFICATE
   obtained "$2" | found "$1"
 }

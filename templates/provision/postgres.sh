@@ -1,22 +1,6 @@
 # shellcheck shell=bash
 # PostgreSQL for other hosts: who may come, copies that follow it, and pgBouncer before it.
 
-BEGINS='# fab-releases: what follows is written by it' ENDS='# fab-releases: until here'
-
-look_block() { # NAME PATH   our lines at the end of somebody else's file
-  { sed -n "/^$BEGINS\$/,/^$ENDS\$/p" "$2" 2>/dev/null | grep -vxF -e "$BEGINS" -e "$ENDS" || true; } | found "$1"
-}
-
-make_block() { # PATH TEXT
-  local rest
-  rest=$(sed "/^$BEGINS\$/,/^$ENDS\$/d" "$1")
-  make_file "$1" "$(stat -c %U "$1")" "$(stat -c %G "$1")" "$(stat -c %a "$1")" "$rest
-$BEGINS
-$2
-$ENDS
-"
-}
-
 look_cluster() { # NAME VERSION
   if [ -f "/etc/postgresql/$2/main/postgresql.conf" ]; then echo there; fi | found "$1"
 }
@@ -46,7 +30,11 @@ use_postgresql() { # VERSION   a reload interrupts nobody; only what it cannot t
   await_postgresql
   sleep 0.5 # a reload is only asked for
   if [ "$(as_postgres -d postgres -c "select count(*) from pg_settings where pending_restart")" != 0 ]; then systemctl restart "$unit"; fi
-  await_postgresql || { tail -n 20 "/var/log/postgresql/postgresql-$1-main.log"; return 1; }
+  await_postgresql || { postgresql_log "$1"; return 1; }
+}
+
+postgresql_log() { # VERSION   its last lines, as its account reads them: that may put a link there
+  runuser -u postgres -- timeout 5 tail -n 20 "/var/log/postgresql/postgresql-$1-main.log"
 }
 
 # --- copies ---
@@ -75,15 +63,6 @@ make_slot() { # SLOT   one whose changes were thrown away is of no use
     select pg_create_physical_replication_slot(:'slot') where not exists (select from pg_replication_slots where slot_name = :'slot');" >/dev/null
 }
 
-make_passfile() { # PATH ROLE PASSWORD
-  make_file "$1" postgres postgres 600 "*:*:*:$2:$3
-"
-}
-
-read_passfile() { # PATH   for a host that has none yet; never shown
-  [ ! -f "$1" ] || mark replication "$(sed 's/^.*://' "$1" | base64 -w 0)"
-}
-
 look_replica() { # NAME
   {
     as_postgres -d postgres -c "select case when pg_is_in_recovery() then 'in recovery' else 'a database of its own' end" 2>/dev/null || true
@@ -99,10 +78,10 @@ is_untouched() { # as Debian's package makes it: nobody's data
 
 make_replica() { # VERSION SLOT CONNINFO   copied beside, then put in the place of what was proven to hold nothing
   local version=$1 data=/var/lib/postgresql/$1/main unit=postgresql@$1-main.service
-  if [ -f "$data/standby.signal" ]; then return; fi
+  if runuser -u postgres -- test -f "$data/standby.signal"; then return; fi
   await_postgresql || true
   is_untouched || die "there is data in $data, and it is not a copy of another database" "if nobody needs it: pg_dropcluster --stop $version main; then fab provision"
-  rm -rf "$data.fab-releases"
+  runuser -u postgres -- rm -rf "$data.fab-releases"
   runuser -u postgres -- "/usr/lib/postgresql/$version/bin/pg_basebackup" --pgdata "$data.fab-releases" --slot "$2" --wal-method stream \
     --checkpoint fast --no-password --dbname "$3" || die "the database could not be copied" "the line above says why; is its host up, and does it let this one in?"
   runuser -u postgres -- touch "$data.fab-releases/standby.signal"
@@ -111,21 +90,21 @@ make_replica() { # VERSION SLOT CONNINFO   copied beside, then put in the place 
 
 put_in_place() { # UNIT DATA   what was made beside as DATA.fab-releases; the unit is stopped then
   systemctl stop "$1"
-  rm -rf "$2.replaced"
-  mv -T "$2" "$2.replaced"
-  mv -T "$2.fab-releases" "$2"
-  rm -rf "$2.replaced"
+  runuser -u postgres -- rm -rf "$2.replaced"
+  runuser -u postgres -- mv -T "$2" "$2.replaced"
+  runuser -u postgres -- mv -T "$2.fab-releases" "$2"
+  runuser -u postgres -- rm -rf "$2.replaced"
 }
 
 use_replica() { # VERSION ADDRESS
   local tries unit=postgresql@$1-main.service
   systemctl restart "$unit" || true
-  await_postgresql || { tail -n 20 "/var/log/postgresql/postgresql-$1-main.log"; return 1; }
+  await_postgresql || { postgresql_log "$1"; return 1; }
   for ((tries = 0; tries < 600; tries++)); do
     if [ "$(as_postgres -d postgres -c "select sender_host from pg_stat_wal_receiver where status = 'streaming'")" = "$2" ]; then return; fi
     sleep 0.1
   done
-  tail -n 20 "/var/log/postgresql/postgresql-$1-main.log"
+  postgresql_log "$1"
   return 1
 }
 

@@ -39,34 +39,6 @@ make_database() { # DATABASE OWNER   UTF8 whatever the cluster was made with
   } | as_postgres -d postgres
 }
 
-look_redis_user() { # NAME USER   its rules, without its password
-  { sed -nE "s/ [#>][^ ]+/ */g; s/^user ($2|default) /user \\1 /p" /etc/redis/users.acl 2>/dev/null || true; } | sort | found "$1"
-}
-
-make_redis_user() { # USER PASSWORD
-  local digest
-  digest=$(printf '%s' "$2" | sha256sum)
-  make_file /etc/redis/users.acl redis redis 640 "user default off
-user $1 on #${digest%% *} ~* &* +@all -@admin -@dangerous +info
-"
-}
-
-look_last_line() { # NAME PATH LINE
-  { grep -xF -- "$3" "$2" 2>/dev/null || true; } | found "$1"
-}
-
-make_last_line() { # PATH LINE
-  keep "$1"
-  grep -qxF -- "$2" "$1" || printf '\n%s\n' "$2" >>"$1"
-}
-
-# The variables of the application: written once, with secrets made for it, and never again.
-make_environment() { # PATH OWNER GROUP MODE TEXT
-  [ -e "$1" ] || make_file "$1" "$2" "$3" "$4" "$5"
-  chown "$2:$3" "$1"
-  chmod "$4" "$1"
-}
-
-read_environment() { # PATH   for a host that has none yet; never shown
+read_environment() { # PATH   as a snapshot has it, in a folder of root's; never shown
   [ ! -f "$1" ] || mark environment "$(base64 -w 0 <"$1")"
 }

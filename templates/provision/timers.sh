@@ -1,8 +1,6 @@
 # shellcheck shell=bash
 # Timers that are not wanted any more.
 
-make_no_timer() { # PATH
+stop_timer() { # PATH   before its file goes
   systemctl disable --quiet --now "${1##*/}" 2>/dev/null || true
-  make_absent "$1"
-  systemctl daemon-reload
 }

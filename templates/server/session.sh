@@ -112,7 +112,7 @@ take_lock_as_root() { # WHO
     take_both_locks "$1" ''
     return
   fi
-  coproc LENDER { server_process "$(server_folder)" agent.lock.lend; }
+  coproc LENDER { server_process "$(server_folder)" agent.lock.lend 3>/dev/null; } # what it returns is no later run's
   end=${LENDER[1]}
   printf '%s\n%s\n%s\n' "$NONCE" "$SITE" '{"arguments":{}}' >&"$end"
   IFS= read -r -t 30 answer <&"${LENDER[0]}" || true
@@ -121,7 +121,8 @@ take_lock_as_root() { # WHO
     ours) take_own_lock "$1" ;;
     none) take_both_locks "$1" '' ;;
     [0-9]*' '[0-9]*) take_both_locks "$1" "/proc/$pid/fd/$number" ;;
-    *) mark lock failed "the lock in $PRIVATE cannot be taken over: it is not what this account's lock should be" ;;
+    'refused '*) mark lock failed "${answer#refused }" ;;
+    *) mark lock failed "the lock $PRIVATE/lock could not be looked at" ;;
   esac
   exec {end}>&-
 }

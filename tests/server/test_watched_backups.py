@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tasks.config.load import load, stage
+from tasks.model.call import Call
 from tasks.model.machine import Part
 from tasks.model.shell import Secret
 from tasks.remote.machine import backups
@@ -100,9 +101,11 @@ def install(shop: Shop) -> None:
 
 def install_parts(server: Server, parts: tuple[Part, ...]) -> None:
     for part in parts:
-        for call in (call for thing in part.things for call in thing.make.calls if call[0] == "make_file"):
-            _, path, _, _, mode, text = (one.value if isinstance(one, Secret) else str(one) for one in call)
-            server.put(path, text, mode=int(mode, 8))
+        for made in (one for thing in part.things for one in thing.make.calls if isinstance(one, Call)):
+            if made.function == "make.file.make":
+                text = made.arguments["text"]
+                content = text.value if isinstance(text, Secret) else text
+                server.put(made.arguments["path"], content, mode=int(made.arguments["mode"], 8))
     server.run("install -d -m 755 /var/lib/fab-releases && systemctl daemon-reload")
 
 

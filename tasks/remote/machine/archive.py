@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, script
+from ...server.make import file as files_made
 from .. import files
 from ..library import templates
 from . import postgres
@@ -107,7 +109,7 @@ def _place(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
 def _key(stage: Stage, key: Secret) -> Thing:
     return Thing(
         f"key in {KEY}",
-        ("look_owner", KEY),
+        call(files_made.look_owner, f"key in {KEY}", KEY),
         "regular file, root:postgres 640",
         script(("make_archive_key", KEY, stage.backup.archive_folder, key)),
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from ...model.backup import Backup
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, script
+from ...server.make import file as files_made
 from .. import backup, files
 from ..library import programs, templates
 from .stores import Offsite
-from .things import file, known, packages, part, unit
+from .things import absent, file, known, packages, part, unit
 
 DAYS = {"daily": "*-*-*", "weekly": "Sun *-*-*", "monthly": "*-*-01"}
 """How often a drill is, as systemd.time(7) says it."""
@@ -44,7 +47,8 @@ def _drills(stage: Stage, host: Host) -> Part:
     name = f"{stage.application}-drill"
     if stage.backup.drill == "never":
         timer = f"{UNITS}/{name}.timer"
-        gone = Thing(f"no {timer}", ("look_absent", timer), "", script(("make_no_timer", timer)))
+        gone = absent(timer)
+        gone = replace(gone, make=script(("stop_timer", timer)) + gone.make + script(("reload_units",)))
         return part("drills", "Schedule no drills", gone)
     service = files.render("systemd/drill.service", stage, user=host.user, arguments=backup.drill_arguments(stage))
     timer = files.render("systemd/drill.timer", stage, calendar=calendar(stage.backup))
@@ -159,5 +163,5 @@ def no_key_yet(stage: Stage, here: str) -> Script:
 
 def _key(stage: Stage, key: Secret) -> Thing:
     path = f"/etc/fab-releases/{stage.application}.key"
-    made = script(("make_file", path, "root", "root", "600", key))
+    made = script(call(files_made.make, path, "root", "root", "600", key))
     return Thing(f"file {path}", ("look_key", path, key), "regular file, root:root 600", made)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import script
+from ...server.make import ssh_files
 from .. import files
-from .things import account, file, folder, keys, owner, packages, part
+from .things import account, file, folder, keys, known_hosts, owner, packages, part
 
 ALWAYS = ("ca-certificates", "curl", "iproute2", "procps", "python3", "sudo")
 RELEASES = ("git", "python3-venv")
@@ -74,11 +76,11 @@ def _git(stage: Stage, host: Host) -> Iterator[Thing]:
     """The server fetches by itself: with a key of its own where git is spoken over SSH."""
     lines = stage.provision.known_hosts
     if lines:
-        made = script(("make_known_hosts", host.user, *lines))
-        yield Thing(f"known hosts of {host.user}", ("look_known_hosts", host.user, *lines), "\n".join(lines), made)
+        yield known_hosts(host.user, lines)
     if re.match(r"ssh://|[^/:]+@[^/:]+:", stage.repository):
+        name = f"git key of {host.user}"
         made = script(("make_git_key", host.user, f"{stage.application}@{host.name}"))
-        yield Thing(f"git key of {host.user}", ("look_git_key", host.user), "there", made)
+        yield Thing(name, call(ssh_files.look_git_key, name, host.user), "there", made)
 
 
 def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ...model.call import call
 from ...model.config import Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, script
+from ...server.make import file as files_made
 from .. import files
 from .things import file, folder, part, unit
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+ANSWERS = "acme-challenge"
+"""A site that has this in it answers an authority."""
 HOOK = "/etc/letsencrypt/renewal-hooks/deploy/fab-releases"
 
 
@@ -51,7 +55,7 @@ def _given(stage: Stage) -> Thing:
 
 def first_site(path: str, text: str) -> Thing:
     """Until there is a certificate, and only where there is no site yet."""
-    made = script(("make_first_site", path, text))
+    made = script(call(files_made.make_unless, path, "root", "root", "644", text, ANSWERS))
     return Thing("site before the certificate", ("look_first_site", path), "answers an authority", made)
 
 

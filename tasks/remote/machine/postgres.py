@@ -8,7 +8,7 @@ from ...model.config import Host, Stage
 from ...model.machine import Thing
 from ...model.shell import Word, script
 from . import firewall
-from .things import Path, file, unit
+from .things import block, file, unit
 
 VERSIONS = {"debian 12": "15", "debian 13": "17", "ubuntu 24.04": "16"}
 """What each system brings along."""
@@ -42,7 +42,7 @@ def reached(stage: Stage, host: Host, version: str) -> tuple[Thing, ...]:
     guests = {one.name: one for one in (*stage.strangers_to(host), *_copies(stage, host))}
     return (
         file(f"{folder(version)}/conf.d/fab-releases.conf", _settings(stage), "644", "postgres", "postgres"),
-        _block(f"{folder(version)}/pg_hba.conf", "\n".join(lines)),
+        block(f"{folder(version)}/pg_hba.conf", "\n".join(lines)),
         *firewall.lets_in(stage, guests.values(), 5432),
     )
 
@@ -79,8 +79,3 @@ def _lines(stage: Stage, host: Host) -> Iterator[str]:
 def _only(host: Host) -> str:
     address = firewall.address(host)
     return f"{address}/{128 if ':' in address else 32}"
-
-
-def _block(path: Path, text: str) -> Thing:
-    """Lines of our own at the end of a file that is Debian's or somebody else's."""
-    return Thing(f"lines in {path}", ("look_block", path), text, script(("make_block", path, text)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
-from ...model.shell import Script, Secret, script
+from ...model.shell import Secret, script
 from . import firewall, postgres
-from .things import file, part
+from .things import file, once, part
 
 PASSFILE = "/var/lib/postgresql/fab-releases.pgpass"
 
@@ -34,12 +34,8 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], password: Secret) -> 
     follows = f"host={address} port=5432 user={role} passfile={PASSFILE} sslmode=require application_name={slot}"
     settings = f"# Written by fab-releases.\nprimary_conninfo = '{follows}'\nprimary_slot_name = '{slot}'\n"
     path = f"{postgres.folder(version)}/conf.d/fab-releases-replica.conf"
-    passfile = Thing(
-        f"password in {PASSFILE}",
-        ("look_owner", PASSFILE),
-        "regular file, postgres:postgres 600",
-        script(("make_passfile", PASSFILE, role, password)),
-    )
+    line = Secret(f"*:*:*:{role}:{password.value}\n")
+    passfile = once(f"password in {PASSFILE}", PASSFILE, "postgres", "postgres", "600", line)
     copy = Thing(
         "replica",
         ("look_replica",),
@@ -60,5 +56,6 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], password: Secret) -> 
     )
 
 
-def read() -> Script:
-    return script(("read_passfile", PASSFILE))
+def password_of(passfile: str) -> str:
+    """The last field of its first line; "" where there is none."""
+    return passfile.partition("\n")[0].rpartition(":")[2]

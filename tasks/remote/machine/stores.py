@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
-from ...model.call import call
+from ...model.call import Call, call
 from ...model.config import Host, Stage
 from ...model.errors import FailedError
 from ...model.machine import Part, Thing
-from ...model.shell import Script, Secret, Word, script
+from ...model.shell import Line, Script, Secret, Word, script
 from ...server import extensions
+from ...server.make import redis_user, secret_file
 from .. import files, variables
 from . import bouncer, firewall, postgres, replica
-from .things import file, last_line, part, unit
+from .things import file, last_line, once, part, unit
 
 REDIS_CONF = "/etc/redis/fab-releases.conf"
 AFTER_NETWORK = """\
@@ -65,17 +66,26 @@ class Seeds:
         """When everything has been made with them."""
         return replace(self, fresh=False, replicates=True)
 
-    def look(self, *call: Word) -> tuple[Word, ...]:
-        return ("look_nothing",) if self.fresh else call
+    def look(self, *words: Word) -> tuple[Word, ...]:
+        return ("look_nothing",) if self.fresh else words
+
+    def look_by(self, asked: Call[object]) -> Line | Call[object]:
+        return ("look_nothing",) if self.fresh else asked
 
 
 def told(marks: Iterable[tuple[str, ...]]) -> dict[str, str]:
-    """(kind, word, ...) as `read` is answered -> "environment", the file's text, and "replication", a password."""
+    """(kind, word, ...) of a session -> "environment", the text of a file that `read_environment` tells."""
     return {
         kind: base64.b64decode(words[0]).decode(errors="surrogateescape")
         for kind, *words in marks
-        if kind in ("environment", "replication")
+        if kind == "environment"
     }
+
+
+def known_of(environment: Secret | None, passfile: Secret | None) -> dict[str, str]:
+    """As `read` is answered -> "environment", the file's text, and "replication", a password, of what is there."""
+    found = {"environment": environment.value} if environment else {}
+    return found | ({"replication": replica.password_of(passfile.value)} if passfile else {})
 
 
 def seeds_of(text: str | None, replication: str = "") -> Seeds:
@@ -177,9 +187,9 @@ def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
     strangers = stage.strangers_to(host)
     user = Thing(
         "Redis user",
-        seeds.look("look_redis_user", stage.application),
+        seeds.look_by(call(redis_user.look, "Redis user", stage.application)),
         f"user default off\nuser {stage.application} on * {rules}",
-        script(("make_redis_user", stage.application, seeds.redis)),
+        script(call(redis_user.make, stage.application, seeds.redis, rules)),
     )
     conf = files.render("redis.conf", stage, address=firewall.address(host) if strangers else "")
     late = file("/etc/systemd/system/redis-server.service.d/fab-releases.conf", AFTER_NETWORK)
@@ -198,13 +208,8 @@ def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
 
 def _environment(stage: Stage, host: Host, seeds: Seeds) -> Thing:
     path, mode = stage.layout.shared / stage.environment.file, "640"
-    text: Word = seeds.environment or Secret(first_environment(stage, seeds))
-    return Thing(
-        f"environment file {path}",
-        ("look_owner", path),
-        f"regular file, {host.user}:{stage.app_user} {mode}",
-        script(("make_environment", path, host.user, stage.app_user, mode, text)),
-    )
+    text = seeds.environment or Secret(first_environment(stage, seeds))
+    return once(f"environment file {path}", path, host.user, stage.app_user, mode, text)
 
 
 def first_environment(stage: Stage, seeds: Seeds) -> str:
@@ -220,7 +225,11 @@ def first_environment(stage: Stage, seeds: Seeds) -> str:
     )
 
 
-def read(stage: Stage) -> Script:
-    """What some host of the stage knows already."""
-    path = stage.layout.shared / stage.environment.file if stage.environment.file else ""
-    return script(("read_environment", path)) + replica.read()
+def read(stage: Stage, host: Host) -> Script:
+    """What a host of the stage knows already, as `known_of` understands it. Each file is read by whose it is."""
+    return script(read_environment(stage, host), call(secret_file.read, replica.PASSFILE, "postgres"))
+
+
+def read_environment(stage: Stage, host: Host) -> Call[Secret | None]:
+    name = stage.environment.file
+    return call(secret_file.read, str(stage.layout.shared / name) if name else "", host.user)

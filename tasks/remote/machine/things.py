@@ -6,9 +6,11 @@ import base64
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from ...model.call import Call
+from ...model.call import Call, call
 from ...model.machine import Part, Thing
-from ...model.shell import Script, Secret, Word, script
+from ...model.shell import Line, Script, Secret, Word, script
+from ...server.make import directory, lines, ssh_files
+from ...server.make import file as files_made
 
 Path = str | PurePosixPath
 
@@ -28,38 +30,59 @@ def account(user: str, *groups: str, login: bool) -> Thing:
 
 def keys(user: str, like: str, more: Iterable[str]) -> Thing:
     """Whoever may log in as `like`, and the holders of `more`, may log in as `user`."""
-    return Thing(f"ssh keys of {user}", ("look_keys", user, like, *more), "", script(("make_keys", user, like, *more)))
+    name, asked = f"ssh keys of {user}", tuple(more)
+    look = call(ssh_files.look_keys, name, user, like, asked)
+    return Thing(name, look, "", script(call(ssh_files.make_keys, user, like, asked)))
+
+
+def known_hosts(user: str, known: tuple[str, ...]) -> Thing:
+    """Whom `user` trusts to be who they say, by lines of a known_hosts file."""
+    name = f"known hosts of {user}"
+    look, made = call(ssh_files.look_known_hosts, name, user, known), call(ssh_files.make_known_hosts, user, known)
+    return Thing(name, look, "\n".join(known), script(made))
 
 
 def folder(path: Path, owner: str, group: str, mode: str) -> Thing:
     """`mode` as stat prints it: "755", "2775"."""
-    want = f"directory, {owner}:{group} {mode}"
-    return Thing(f"folder {path}", ("look_folder", path), want, script(("make_folder", path, owner, group, mode)))
+    name, want = f"folder {path}", f"directory, {owner}:{group} {mode}"
+    made = call(directory.make, str(path), owner, group, mode)
+    return Thing(name, call(directory.look, name, str(path)), want, script(made))
 
 
 def file(path: Path, text: str, mode: str = "644", owner: str = "root", group: str = "root") -> Thing:
-    made = script(("make_file", path, owner, group, mode, text))
-    return Thing(f"file {path}", ("look_file", path), f"{owner}:{group} {mode}\n{text}", made)
+    name, made = f"file {path}", call(files_made.make, str(path), owner, group, mode, text)
+    return Thing(name, call(files_made.look, name, str(path)), f"{owner}:{group} {mode}\n{text}", script(made))
 
 
 def known(path: Path, text: Secret, group: str = "root", mode: str = "600") -> Thing:
     """A secret of root's that is compared where it lies: of what differs only that it does is said."""
-    made = script(("make_file", path, "root", group, mode, text))
-    return Thing(f"file {path}", ("look_known", path, text), f"root:{group} {mode}, as it should be", made)
+    name, made = f"file {path}", call(files_made.make, str(path), "root", group, mode, text)
+    look = call(files_made.look_secret, name, str(path), text)
+    return Thing(name, look, f"root:{group} {mode}, as it should be", script(made))
 
 
 def owner(path: Path, user: str, group: str, mode: str) -> Thing:
-    """An existing file's, whatever is in it."""
-    want = f"regular file, {user}:{group} {mode}"
-    return Thing(f"owner of {path}", ("look_owner", path), want, script(("make_owner", path, user, group, mode)))
+    """An existing file's, whatever is in it; an empty one where none is."""
+    return once(f"owner of {path}", path, user, group, mode, "")
+
+
+def once(name: str, path: Path, user: str, group: str, mode: str, text: str | Secret) -> Thing:
+    """A file that is written once: later only its owner and its mode are looked at."""
+    made = call(files_made.make_once, str(path), user, group, mode, text)
+    look = call(files_made.look_owner, name, str(path))
+    return Thing(name, look, f"regular file, {user}:{group} {mode}", script(made))
 
 
 def absent(path: Path) -> Thing:
-    return Thing(f"no {path}", ("look_absent", path), "", script(("make_absent", path)))
+    name = f"no {path}"
+    return Thing(
+        name, call(files_made.look_absent, name, str(path)), "", script(call(files_made.make_absent, str(path)))
+    )
 
 
 def link(path: Path, target: Path) -> Thing:
-    return Thing(f"link {path}", ("look_link", path), str(target), script(("make_link", path, target)))
+    name, made = f"link {path}", call(files_made.make_link, str(path), str(target))
+    return Thing(name, call(files_made.look_link, name, str(path)), str(target), script(made))
 
 
 def unit(name: str) -> Thing:
@@ -69,7 +92,14 @@ def unit(name: str) -> Thing:
 
 def last_line(path: Path, line: str) -> Thing:
     """Of a file that is Debian's own: what it says later wins."""
-    return Thing(f"line in {path}", ("look_last_line", path, line), line, script(("make_last_line", path, line)))
+    name, made = f"line in {path}", call(lines.make_last, str(path), line)
+    return Thing(name, call(lines.look_last, name, str(path), line), line, script(made))
+
+
+def block(path: Path, text: str) -> Thing:
+    """Lines of our own at the end of a file that is the distribution's or somebody else's."""
+    name, made = f"lines in {path}", call(lines.make_block, str(path), text)
+    return Thing(name, call(lines.look_block, name, str(path)), text, script(made))
 
 
 def part(name: str, title: str, *things: Thing, check: tuple[Word, ...] = (), use: tuple[Word, ...] = ()) -> Part:
@@ -82,11 +112,17 @@ def part(name: str, title: str, *things: Thing, check: tuple[Word, ...] = (), us
 
 
 def looks(parts: Iterable[Part], *, python: bool = True) -> Script:
-    """What asks for all of them in one go; without `python` on the server, of what that can say."""
-    asked = (thing for part in parts for thing in part.things if python or not isinstance(thing.look, Call))
-    return Script(
-        tuple(one.look if isinstance(one.look, Call) else (one.look[0], one.name, *one.look[1:]) for one in asked)
-    )
+    """What asks for all of them in one go, what is Python in one process; without `python` on the server, of what
+    needs none.
+    """
+    things = [thing for part in parts for thing in part.things]
+    calls = [one.look for one in things if isinstance(one.look, Call)]
+    said = [_named(one.name, one.look) for one in things if not isinstance(one.look, Call)]
+    return Script((*(calls if python else ()), *said))
+
+
+def _named(name: str, look: Line) -> Line:
+    return (look[0], name, *look[1:])
 
 
 def parse(marks: Iterable[tuple[str, ...]]) -> Mapping[str, str]:
