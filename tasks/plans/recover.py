@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..model.call import call
 from ..model.config import Host, Stage
 from ..model.errors import UsageError
 from ..model.plan import Phase, Plan, Step
@@ -14,6 +15,8 @@ from ..remote import variables
 from ..remote.library import templates
 from ..remote.machine import archive, stores
 from ..remote.machine.stores import Offsite
+from ..server.recover import database, left, roles, shared
+from ..server.values import cluster
 
 FETCHED = "/var/lib/fab-releases/recovered"
 
@@ -83,15 +86,17 @@ def sound(loss: Loss) -> None:
     if not here.environment.file or here.environment.format == "none":
         raise UsageError("without a file of variables that can be read, nothing can be switched off", "[environment]")
     theirs = {(one.address, one.port) for one in loss.was.hosts}
-    if shared := [one.name for one in here.hosts if (one.address, one.port) in theirs]:
+    if same := [one.name for one in here.hosts if (one.address, one.port) in theirs]:
         raise UsageError(
-            f"{', '.join(shared)} is a server of stage {loss.was.name} as well", "a drill needs servers of its own"
+            f"{', '.join(same)} is a server of stage {loss.was.name} as well", "a drill needs servers of its own"
         )
 
 
 def is_bare(loss: Loss, host: str) -> Script:
-    database = loss.here.application if loss.database and loss.database.name == host else ""
-    return script(("is_bare", database))
+    bare = script(("is_bare",))
+    if loss.database and loss.database.name == host:
+        return bare + script(call(database.is_free, loss.here.application))
+    return bare
 
 
 def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
@@ -106,7 +111,7 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     if loss.application:
         fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot))
         if _is_apart(was) and loss.database == loss.application:
-            fetch += script(("fetch_own", *repository, f"{was.application}-database", f"{_facts(was)}/globals.sql"))
+            fetch += script(("fetch_own", *repository, f"{was.application}-database", f"{_facts(was)}/postgresql.json"))
         told = script(("tell_release", was.application))
         steps[loss.application.name] = (
             restic,
@@ -114,7 +119,7 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
         )
         if loss.database and was.is_archived and snapshot == "latest":
             title = f"Look how far the archive in {was.backup.archive} goes"
-            steps[loss.application.name] += (Step("archive", title, _look_archive(was, offsite)),)
+            steps[loss.application.name] += (Step("archive", title, _look_archive(loss, offsite)),)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
         own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
@@ -137,11 +142,15 @@ def preparing(loss: Loss) -> Plan:
     return _plan(loss, "prepare", "Prepare the server", steps)
 
 
-def _look_archive(was: Stage, offsite: Offsite) -> Script:
+def _look_archive(loss: Loss, offsite: Offsite) -> Script:
     """Answers facts: dump (when the newest was taken), archive (as templates/provision/lost_archive.py says it)."""
+    was = loss.was
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
     place = (was.backup.archive_folder, "\n".join(archive.repository(was)), archive.opener(was, offsite))
-    return script(("look_lost_archive", was.application, was.layout.dumps, *place, archive.KEY, *texts))
+    return script(
+        call(database.look, dumps=str(was.layout.dumps), database=loss.here.application),
+        ("look_lost_archive", was.application, *place, archive.KEY, *texts, cluster.QUERY),
+    )
 
 
 def _is_apart(stage: Stage) -> bool:
@@ -154,7 +163,10 @@ def _facts(stage: Stage) -> str:
 
 def _before(loss: Loss, host: Host) -> Script:
     """Keys, because provisioning would make others; clock and language, because databases are made with them."""
-    keys = script(("recovered_keys", loss.was.primary.user, host.user, "" if loss.is_drill else "yes"))
+    keys = script(
+        ("make_account", host.user, "login"),
+        call(shared.restore_keys, was=loss.was.primary.user, user=host.user, logins=not loss.is_drill),
+    )
     clock = script(("recovered_clock_and_language",))
     if loss.is_drill:
         return keys + clock
@@ -185,51 +197,66 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         if from_archive and release:
             was = loss.was
             take = script(
-                ("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive_folder)
+                ("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive_folder),
+                call(database.count_in, dumps=str(was.layout.dumps), database=loss.here.application),
             )
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
-        steps[name] = (*taken, *steps.get(name, ()), *_database(loss))
+        steps[name] = (*taken, *_database(loss, loss.database), *steps.get(name, ()))
     return _plan(loss, "fill", "Put back what was lost", steps)
 
 
 def _files(loss: Loss, host: Host, release: Release) -> Script:
     was, here = loss.was, loss.here
-    owners = (f"{was.primary.user}={host.user}", f"{was.app_user}={here.app_user}")
+    called = {was.primary.user: host.user, was.app_user: here.app_user}
     left_out = [was.environment.file, here.environment.file, ".env.versions"] if loss.is_drill else []
-    asked = [one for one in left_out or [was.environment.file] if one]
+    asked = tuple(one for one in left_out or [was.environment.file] if one)
+    there, user = str(was.layout.shared), host.user
     said = script(
-        ("recovered_files", was.layout.shared, *owners, *asked),
-        ("recovered_requirements", was.application, release.sha, release.python, here.python.version, host.user),
+        call(shared.restore_files, there=there, called=called, user=user, otherwise=here.app_user, left_out=asked),
+        call(
+            shared.restore_requirements,
+            application=was.application,
+            commit=release.sha,
+            was=release.python,
+            python=here.python.version,
+            user=user,
+        ),
     )
     if loss.is_drill:
         return said
-    return said + script(
-        ("recovered_history", was.layout.deploy_to, host.user), ("recovered_crontabs", host.user, here.app_user)
-    )
+    history = call(shared.restore_history, dumps=str(was.layout.dumps), private=str(was.layout.private), user=user)
+    return said + script(history, ("recovered_crontabs", user, here.app_user))
 
 
-def _database(loss: Loss) -> tuple[Step, ...]:
+def _database(loss: Loss, host: Host) -> tuple[Step, ...]:
+    """Clients run as the account that deploys: it has the dumps and the password of the role anyway."""
     was, here = loss.was, loss.here
-    passwords, name = ("", here.application) if loss.is_drill else ("yes", "")
-    there = was.layout.deploy_to
+    made = call(roles.restore, application=was.application, passwords=not loss.is_drill)
+    filled = call(
+        database.restore,
+        dumps=str(was.layout.dumps),
+        facts_of=was.application,
+        account=host.user if host.user != "root" else "nobody",
+        owner=here.application,
+        rename=loss.is_drill,
+        extensions=(),
+    )
     return (
-        Step("roles", "Put roles and grants back", script(("recovered_roles", was.application, passwords))),
-        Step(
-            "database",
-            "Restore the database, count its rows",
-            script(("recovered_database", there, name, here.application)),
-        ),
+        Step("roles", "Put roles back", script(made)),
+        Step("database", "Restore the database as the role that owns it, count its rows", script(filled)),
     )
 
 
 def remaining(loss: Loss, host: str) -> Script:
     """Answers marks "remains": what, names, how. For a drill nothing remains: what it fetched is removed."""
     was, here = loss.was, loss.here
-    there = was.layout.deploy_to
+    there, not_back = was.layout.deploy_to, Script()
+    if loss.database and loss.database.name == host:
+        not_back = script(call(left.tell))
     if loss.is_drill:
-        return script(("tidy_recovered", there, "all"))
+        return not_back + script(("tidy_recovered", there, "all"))
     user = here.host(host).user
-    return script(("tell_remaining", was.application, user, here.app_user), ("tidy_recovered", there, ""))
+    return not_back + script(("tell_remaining", was.application, user, here.app_user), ("tidy_recovered", there, ""))
 
 
 def fetched_on(loss: Loss) -> Iterable[str]:

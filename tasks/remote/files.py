@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.config import Host, Stage
+from ..server.values import cluster
 from .library import PACKAGE, templates
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _environment() -> Environment:
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(
+    made = SandboxedEnvironment(
         loader=FileSystemLoader([templates(), templates() / "provision"]),
         undefined=StrictUndefined,
         finalize=_plain,
@@ -130,6 +131,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["cluster_query"] = " ".join(cluster.QUERY.split())
+    return made
 
 
 def _plain(value: object) -> object:

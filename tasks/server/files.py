@@ -192,6 +192,12 @@ def remove(path: str) -> bool:
         return False
 
 
+def names(path: str) -> list[str]:
+    """What is in a folder, sorted."""
+    with folder(path) as descriptor:
+        return sorted(os.listdir(descriptor))
+
+
 def existing(path: str) -> str:
     """The path itself, or the nearest above it where something is."""
     while path != "/" and entry(path) is None:

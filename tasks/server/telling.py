@@ -38,6 +38,11 @@ def found(name: str, text: str) -> None:
     _mark("found", name, base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii"))
 
 
+def remains(what: str, names: str, how: str) -> None:
+    """Something that a person has to do."""
+    _mark("remains", what, names, how)
+
+
 def returned(value: object) -> None:
     """What a call gave back; TypeError for what cannot travel."""
     _mark("returned", wire.dumps(value))

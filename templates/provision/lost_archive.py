@@ -1,7 +1,8 @@
 """The archive of a server that was lost, only ever read: how far it goes, and its database as it was then.
 
 `look CLUSTER` answers one JSON object. `take CLUSTER DATABASE RELEASE FOLDER` leaves FOLDER/NAME.dump, NAME.json and
-globals.sql there, as a backup of the last second that was archived would be, and answers NAME and that second.
+postgresql.json there, as a backup of the last second that was archived would be, and answers NAME and that second. What
+belongs to the application is dumped and counted as its role: its code never meets a superuser.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from typing import Any
 import pgbackrest
 from pgbackrest import Reach, Refused
 
-APPLIED = "select app || '.' || name from django_migrations order by 1"
+PLACE = Path(__file__).parent
+OURS = "-c search_path=pg_catalog"
+APPLIED = "select app || '.' || name from public.django_migrations order by 1"
 # What pg_dump dumps: not the tables of extensions.
-TABLES = """
-    select format('%I.%I', nspname, relname) from pg_class c join pg_namespace n on n.oid = relnamespace
+COUNTS = """
+    select coalesce(json_object_agg(name, (xpath('/row/n/text()',
+        query_to_xml(format('select count(*) as n from only %s', name), false, true, '')))[1]::text::bigint), '{}')
+    from (select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespace n on n.oid = relnamespace
     where relkind = 'r' and relpersistence <> 't' and nspname !~ '^pg_' and nspname <> 'information_schema'
     and not exists (select from pg_depend d
-                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e') order by 1"""
-COUNTS = f"select format('select %L, count(*) from only %s', name, name) from ({TABLES}) as t(name) \\gexec"
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')) as t"""
 LAST = re.compile(r"last completed transaction was at log time (.*)")
 
 
@@ -72,12 +76,12 @@ def dumped(side: Path, database: str, folder: Path, said: dict[str, str]) -> dic
     programs = Path(f"/usr/lib/postgresql/{(side / 'data/PG_VERSION').read_text().strip()}/bin")
     name = f"{datetime.fromisoformat(said['taken_at']).astimezone(UTC):%Y%m%d-%H%M%S}"
     file = folder / f"{name}.dump"
-    run(programs / "pg_dump", "-Fc", "-Z1", f"--file={file}", database)
+    run(programs / "pg_dump", "-Fc", "-Z1", f"--file={file}", f"--username={database}", database)
     run(programs / "pg_restore", "--file=/dev/null", file)
-    run(programs / "pg_dumpall", "--globals-only", f"--file={folder}/globals.sql")
-    rows = {table: int(count) for table, count in (line.rsplit("|", 1) for line in ask(database, COUNTS))}
-    (version,), (encoding,), (size,) = (
-        ask(database, query)
+    (folder / "postgresql.json").write_text(ask("postgres", "postgres", (PLACE / "cluster.sql").read_text()))
+    rows = json.loads(ask(database, database, COUNTS))
+    version, encoding, size = (
+        ask(database, database, query).strip()
         for query in ("show server_version", "show server_encoding", "select pg_database_size(current_database())")
     )
     with file.open("rb") as data:
@@ -95,20 +99,20 @@ def dumped(side: Path, database: str, folder: Path, said: dict[str, str]) -> dic
         "server_version": version,
         "encoding": encoding,
         "rows": rows,
-        "applied": ask(database, APPLIED) if "public.django_migrations" in rows else [],
+        "applied": ask(database, database, APPLIED).splitlines() if "public.django_migrations" in rows else [],
         **said,
     }
     (folder / f"{name}.json").write_text(json.dumps(facts, indent=1))
     return {"name": name, "taken_at": said["taken_at"]}
 
 
-def ask(database: str, query: str) -> list[str]:
-    return run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, text=query).splitlines()
+def ask(user: str, database: str, query: str) -> str:
+    return run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, "-f", "-", text=query)
 
 
 def run(*words: str | Path, text: str = "") -> str:
     """Of the cluster beside, whose socket lies in our own runtime directory."""
-    where = {**os.environ, "PGHOST": os.environ["RUNTIME_DIRECTORY"], "PGPORT": "5432"}
+    where = {**os.environ, "PGHOST": os.environ["RUNTIME_DIRECTORY"], "PGPORT": "5432", "PGOPTIONS": OURS}
     done = subprocess.run(words, input=text, capture_output=True, text=True, env=where, check=False)
     if done.returncode:
         raise Refused(f"{Path(words[0]).name} failed: {done.stderr.strip()[-500:]}", "nothing was touched")

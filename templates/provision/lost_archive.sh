@@ -4,26 +4,23 @@
 
 ARCHIVIST=$STATE/lost-archive
 
-# Answers facts: dump (when the newest in the snapshot was taken), archive (how far it goes, as JSON, or why it cannot be read).
-# FOLDER is "" for a bucket; REPOSITORY and OPENER are lines of pgBackRest; the programs lost_archive.py and pgbackrest.py.
-look_lost_archive() { # APPLICATION DUMPS FOLDER REPOSITORY OPENER KEY_PATH PROGRAM PROGRAM
-  local newest
-  newest=$(newest_backup "$RECOVERED$2")
-  [ -z "$newest" ] || fact dump "$(json_value taken_at <"$newest")"
+# Answers fact archive: how far it goes, as JSON, or why it cannot be read. FOLDER is "" for a bucket; REPOSITORY and OPENER
+# are lines of pgBackRest; the programs lost_archive.py and pgbackrest.py; QUERY is what the cluster is asked of itself.
+look_lost_archive() { # APPLICATION FOLDER REPOSITORY OPENER KEY_PATH PROGRAM PROGRAM QUERY
   rm -rf "$ARCHIVIST"
-  is_filled_by_us "$APPLICATION" restored 2>/dev/null || rm -f "$STATE/$APPLICATION-recovered-moment"
-  if [ -n "$3" ] && [ ! -f "$3/archive/main/archive.info" ]; then
-    fact archive '{"error": "there is no archive in '"$3"'", "hint": "mount it there"}'
-  elif [ ! -f "$RECOVERED$6" ]; then
+  if [ -n "$2" ] && [ ! -f "$2/archive/main/archive.info" ]; then
+    fact archive '{"error": "there is no archive in '"$2"'", "hint": "mount it there"}'
+  elif [ ! -f "$RECOVERED$5" ]; then
     fact archive '{"error": "its key is not in the snapshot", "hint": "it was sent away before there was an archive"}'
   else
     make_packages pgbackrest python3
     install -d -m 750 -g postgres "$ARCHIVIST"
-    printf '%s' "$7" >"$ARCHIVIST/lost_archive.py"
-    printf '%s' "$8" >"$ARCHIVIST/pgbackrest.py"
+    printf '%s' "$6" >"$ARCHIVIST/lost_archive.py"
+    printf '%s' "$7" >"$ARCHIVIST/pgbackrest.py"
+    printf '%s' "$8" >"$ARCHIVIST/cluster.sql"
     (umask 077 && {
-      printf '[global]\n%s' "$5" && grep '^repo1-cipher-pass=' "$RECOVERED$6"
-      printf '%s\n' "$4" 'repo1-cipher-type=aes-256-cbc' log-level-file=off "lock-path=$ARCHIVIST/lock" '[main]' pg1-path=/nonexistent
+      printf '[global]\n%s' "$4" && grep '^repo1-cipher-pass=' "$RECOVERED$5"
+      printf '%s\n' "$3" 'repo1-cipher-type=aes-256-cbc' log-level-file=off "lock-path=$ARCHIVIST/lock" '[main]' pg1-path=/nonexistent
     } >"$ARCHIVIST/pgbackrest.conf")
     chgrp postgres "$ARCHIVIST"/*
     chmod 640 "$ARCHIVIST"/*
@@ -79,7 +76,7 @@ take_lost_archive() { # APPLICATION DUMPS RELEASE FOLDER   answers fact moment
     *) die "nothing was taken from the archive" "the lines above say why; or --without-archive" ;;
   esac
   install -d -m 700 "$RECOVERED$2"
-  mv "$place/globals.sql" "$(facts_of "$1")/globals.sql"
+  mv "$place/postgresql.json" "$(facts_of "$1")/postgresql.json"
   mv "$place"/* "$RECOVERED$2/"
   rm -rf "$place" "$ARCHIVIST"
   json_value taken_at <<<"$said" >"$mark"

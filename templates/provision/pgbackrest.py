@@ -398,7 +398,8 @@ def iso(at: datetime) -> str:
 def psql(query: str) -> str:
     """As postgres, of the live cluster."""
     words = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]
-    done = subprocess.run(words, input=query, capture_output=True, text=True, check=False)
+    where = {**os.environ, "PGOPTIONS": "-c search_path=pg_catalog"}
+    done = subprocess.run(words, input=query, capture_output=True, text=True, env=where, check=False)
     if done.returncode:
         raise Refused(f"PostgreSQL does not answer: {done.stderr.strip()}", "systemctl status postgresql")
     return done.stdout.strip()

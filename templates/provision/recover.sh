@@ -4,31 +4,8 @@
 
 RECOVERED=/var/lib/fab-releases/recovered
 
-is_bare() { # DATABASE   "": none is ours here
+is_bare() {
   [ ! -L "$DEPLOY_TO/current" ] || die "$(current_id) is live here" "recover is for a bare server; fab restore-db puts a database back"
-  [ -z "$1" ] || is_free "$1"
-}
-
-is_free() { # DATABASE   there is none, an empty one, or one that a recover filled
-  if has_tables "$1" && ! is_filled_by_us "$1" begun && ! is_filled_by_us "$1" restored; then
-    die "the database $1 is here, and not empty" "recover is for a bare server; fab restore-db puts a database back"
-  fi
-}
-
-is_filled_by_us() { # DATABASE begun|restored [SHA256]   the very one: another of that name has another number
-  grep -qs "^$2 ${3:-.*} $(number_of "$1")\$" "$STATE/$APPLICATION-recovered"
-}
-
-filled_by_us() { # DATABASE begun|restored SHA256
-  printf '%s %s %s\n' "$2" "$3" "$(number_of "$1")" | write_synced "$STATE/$APPLICATION-recovered"
-}
-
-number_of() { # DATABASE
-  as_postgres -d postgres -v "name=$1" <<<"select oid from pg_database where datname = :'name'"
-}
-
-has_tables() { # DATABASE
-  [ "$(as_postgres -d "$1" <<<"select count(*) from pg_class where relkind in ('r', 'p') and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'" 2>/dev/null || echo 0)" != 0 ]
 }
 
 forget_recovered() { rm -rf "${RECOVERED:?}"; } # what an earlier run fetched
@@ -90,24 +67,6 @@ tell_release() { # APPLICATION   which one was live
 
 # --- before anything is provisioned
 
-recovered_keys() { # USER_THERE USER KEYS   what lets USER fetch from git, and with KEYS who may log in; none that is here goes
-  local home from file name
-  make_account "$2" login
-  home=$(home_of "$2") from=$RECOVERED$(field_of passwd "$1" 6)/.ssh
-  [ -d "$from" ] || return 0
-  install -d -m 700 -o "$2" -g "$(id -gn "$2")" "$home/.ssh"
-  for file in "$from"/*; do
-    name=${file##*/}
-    if [ ! -f "$file" ] || [ -L "$file" ]; then continue; fi
-    case $name in
-      authorized_keys) [ -z "$3" ] || merge_lines "$file" "$home/.ssh/$name" ;;
-      known_hosts) merge_lines "$file" "$home/.ssh/$name" ;;
-      *) [ -e "$home/.ssh/$name" ] || install -m 600 "$file" "$home/.ssh/$name" ;;
-    esac
-    if [ -e "$home/.ssh/$name" ]; then chown "$2:" "$home/.ssh/$name" && chmod 600 "$home/.ssh/$name"; fi
-  done
-}
-
 merge_lines() { # FROM TO
   local line
   touch "$2"
@@ -149,20 +108,6 @@ recovered_certificates() { # PATH...   certificates, the account they were obtai
   done
 }
 
-# --- files
-
-recovered_files() { # SHARED_THERE USER_THERE=USER APP_USER_THERE=APP_USER LEFT_OUT...   names, not numbers: ids differ between servers
-  local from=$RECOVERED$1 path
-  own_by_name "$from" "$2" "$3"
-  for path in "$from"/* "$from"/.[!.]*; do
-    if [ ! -e "$path" ] || is_among "${path##*/}" .fab-restore "${@:4}"; then continue; fi
-    # The same bytes under a second name: a run that was cut off has left no half file.
-    cp -a --link --force "$path" "$SHARED/" 2>/dev/null || cp -a --force "$path" "$SHARED/"
-  done
-  : >"$PRIVATE/recovered" # what a first deploy does was done long ago
-  fact files "$(find "$SHARED" -type f | wc -l)"
-}
-
 is_among() { # WORD WORD...
   local one word=$1
   shift
@@ -170,56 +115,6 @@ is_among() { # WORD WORD...
     [ "$one" != "$word" ] || return 0
   done
   return 1
-}
-
-own_by_name() { # FOLDER WAS=IS...   who is not known here becomes the last IS. All is looked at before anything is changed
-  local folder=$1 lists pair user group
-  shift
-  lists=$(mktemp -d "$STATE/owners.XXXXXX")
-  while read -r pair; do
-    find "$folder" -uid "${pair%:*}" -gid "${pair#*:}" -print0 >"$lists/$pair"
-  done < <(find "$folder" -printf '%U:%G\n' | sort -u)
-  for pair in "$lists"/*; do
-    user=$(known_here passwd "$(basename "$pair" | cut -d : -f 1)" "$@")
-    group=$(known_here group "$(basename "$pair" | cut -d : -f 2)" "$@")
-    xargs -0 -r chown -h "$user:$group" <"$pair"
-  done
-  rm -rf "$lists"
-}
-
-known_here() { # passwd|group ID WAS=IS...
-  local name one last=
-  name=$(field_of "$1" "$2" 1)
-  for one in "${@:3}"; do
-    last=${one#*=}
-    if [ "${one%%=*}" = "$name" ]; then
-      printf '%s' "$last"
-      return
-    fi
-  done
-  if [ -n "$name" ] && getent "$1" "$name" >/dev/null; then printf '%s' "$name"; else printf '%s' "$last"; fi
-}
-
-recovered_history() { # DEPLOY_TO_THERE USER   backups of the database, and what was live when
-  mkdir -p "$DEPLOY_TO/backups/database"
-  cp -a --force "$RECOVERED$1/backups/database/." "$DEPLOY_TO/backups/database/" 2>/dev/null || true
-  [ ! -f "$RECOVERED$1/.releases/journal.jsonl" ] || cp -a "$RECOVERED$1/.releases/journal.jsonl" "$PRIVATE/"
-  chown -R "$2:" "$DEPLOY_TO/backups" "$PRIVATE"
-  chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
-}
-
-# What the lost release ran with: the next release of that commit is built with the same versions (build.sh: as_installed).
-recovered_requirements() { # APPLICATION_THERE COMMIT PYTHON_THERE PYTHON USER
-  local from now
-  from=$(facts_of "$1")/requirements
-  if [ ! -f "$from" ]; then
-    warn "the snapshot does not say which versions were installed: what the commit leaves open may be newer now"
-    return
-  fi
-  now=$("python${4:-3}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || now='another one'
-  [ "${3%.*}" = "$now" ] || warn "Python was $3 there, and is $now here: not every version that was installed may fit"
-  grep -E '^[A-Za-z0-9._-]+==' "$from" >"$PRIVATE/as-installed.${2:0:7}" || true
-  chown "$5:" "$PRIVATE/as-installed.${2:0:7}"
 }
 
 recovered_crontabs() { # USER...
@@ -231,123 +126,7 @@ recovered_crontabs() { # USER...
   done
 }
 
-# --- the database
-
-# Roles that provisioning makes are as it made them; of the others everything comes back. PASSWORDS "": without theirs.
-recovered_roles() { # APPLICATION_THERE PASSWORDS
-  local from known
-  from=$(facts_of "$1")/globals.sql
-  if [ ! -f "$from" ]; then
-    warn "there are no roles in the snapshot: what others than $1 own or may see cannot come back"
-    return
-  fi
-  known=$(as_postgres -d postgres <<<"select quote_ident(rolname) from pg_roles")
-  # One transaction: a role without its password must not be taken for one that is complete.
-  roles_not_among "$known" <"$from" | without_passwords "$2" | as_postgres -d postgres -1 -f - >/dev/null ||
-    die "the roles of the lost server were not accepted" "the lines above are PostgreSQL's; they are in $from"
-}
-
-roles_not_among() { # NAMES   a filter; postgres and tablespaces are each server's own
-  awk -v names="$1" '
-    BEGIN { split(names, list, "\n"); for (i in list) known[list[i]] = 1 }
-    function name_after(words,   rest) {
-      rest = substr($0, length(words) + 1)
-      if (rest ~ /^"/) { match(rest, /^"([^"]|"")*"/); return substr(rest, 1, RLENGTH) }
-      match(rest, /^[^ ;]+/); return substr(rest, 1, RLENGTH)
-    }
-    /^\\/ || /^(CREATE|ALTER) TABLESPACE / || /^ALTER ROLE postgres / { next }
-    /^CREATE ROLE / && known[name_after("CREATE ROLE ")] { next }
-    /^ALTER ROLE / && known[name_after("ALTER ROLE ")] && substr($0, 12 + length(name_after("ALTER ROLE "))) ~ /^ WITH / { next }
-    { print }'
-}
-
-without_passwords() { # YES   "" strips them, a filter
-  if [ -n "$1" ]; then cat; else sed -E "s/^(ALTER ROLE .*) PASSWORD '[^']*'/\1/"; fi
-}
-
-# Into a database that nothing serves: made as it was, with what belongs to the database itself, filled by all cores, its
-# rows counted. What a run that was cut off has left of it is known by its mark, and dropped.
-recovered_database() { # DEPLOY_TO_THERE DATABASE OWNER   DATABASE "": as it was called
-  local newest file sum was is name
-  if [ -f "$STATE/$APPLICATION-recovered-moment" ] && is_filled_by_us "$APPLICATION" restored; then return 0; fi
-  newest=$(newest_backup "$RECOVERED$1/backups/database")
-  [ -n "$newest" ] || die "there is no backup of the database in the snapshot" "is it of this stage?"
-  file=${newest%.json}.dump
-  sum=$(json_value sha256 <"$newest")
-  printf '%s  %s\n' "$sum" "$file" | sha256sum --quiet --check - || die "$file is not what was written" "recover --snapshot names an older one"
-  was=$(pg_restore --list "$file" | sed -n 's/^; *dbname: //p' | head -n 1)
-  is=${2:-$was}
-  fact database "$(basename "$file" .dump)"
-  if has_tables "$is" && is_filled_by_us "$is" restored "$sum"; then return 0; fi
-  for name in "$is" "$was"; do
-    if has_tables "$name" && ! is_filled_by_us "$name" begun; then
-      die "the database $name is not empty" "recover is for a bare server; fab restore-db puts a database back"
-    fi
-    drop_database "$name"
-  done
-  database_itself "$file" | as_postgres -d postgres >/dev/null || die "the database was not made" "the lines above are PostgreSQL's: a role or a locale of the lost server?"
-  filled_by_us "$was" begun "$sum"
-  fill_database "$was" "$file"
-  rows_are_right "$was" "$newest"
-  as_postgres -d "$was" <<<analyze
-  [ "$was" = "$is" ] || rename_database "$was" "$is" "$3"
-  filled_by_us "$is" restored "$sum"
-}
-
-newest_backup() { # FOLDER   not what the archive was asked for: that is of another moment than its name
-  local one
-  for one in "$1"/2*.json; do
-    if [ -f "$one" ] && [ -f "${one%.json}.dump" ] && [ "$(json_value kind <"$one")" != moment ]; then printf '%s\n' "$one"; fi
-  done | sort | tail -n 1
-}
-
 json_value() { sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p" | head -n 1; } # KEY
-
-drop_database() { # NAME
-  printf '\\set name %s\n%s\n' "'${1//\'/}'" 'set client_min_messages = error; drop database if exists :"name" with (force);' | as_postgres -d postgres
-}
-
-database_itself() { # FILE   -> SQL: encoding, owner, settings, comment, limits and grants, which no restore into one made by hand brings
-  local list
-  list=$(mktemp)
-  pg_restore --list --create "$1" | grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE|DATABASE PROPERTIES|COMMENT - DATABASE|ACL - DATABASE|SECURITY LABEL - DATABASE) ' >"$list"
-  pg_restore --create --no-tablespaces --use-list "$list" --file - "$1" | grep -v '^\\\(un\)\?restrict '
-  rm -f "$list"
-}
-
-fill_database() { # DATABASE FILE   a copy that postgres may read: as seekable as all cores need it
-  local copy
-  copy=$(mktemp -d "$STATE/dump.XXXXXX")
-  # shellcheck disable=SC2064
-  trap "rm -rf '$copy'" EXIT
-  cp --reflink=auto "$2" "$copy/dump"
-  chown -R postgres: "$copy"
-  (cd / && exec runuser -u postgres -- pg_restore --exit-on-error --no-tablespaces "--jobs=$(nproc)" "--dbname=$1" "$copy/dump") ||
-    die "the database was not restored" "the lines above are pg_restore's; an extension whose package is missing? $(facts_of "$APPLICATION")/packages says what was installed"
-  rm -rf "$copy"
-  trap - EXIT
-}
-
-rows_are_right() { # DATABASE MANIFEST
-  local wanted found manifest
-  manifest="json_each_text(\$manifest\$$(cat "$2")\$manifest\$::json -> 'rows')"
-  wanted=$(as_postgres -d "$1" <<<"select key, value from $manifest order by key collate \"C\"")
-  found=$(as_postgres -d "$1" <<<"select format('select %L, count(*) from only %s', key, key) from $manifest order by key collate \"C\" \\gexec") || true
-  if [ "$found" != "$wanted" ]; then
-    diff <(printf '%s\n' "$wanted") <(printf '%s\n' "$found") | head -n 10 || true
-    die "the database has other rows than the manifest says (< manifest, > database)" "it is not what was backed up; recover --snapshot names an older one"
-  fi
-}
-
-rename_database() { # FROM TO OWNER   of a stage that calls it otherwise; what OWNER of old has is of the new one
-  {
-    printf '\\set was %s\n\\set is %s\n\\set owner %s\n' "'$1'" "'$2'" "'$3'"
-    printf '%s\n' 'select pg_get_userbyid(datdba) as old from pg_database where datname = :'"'was'"' \gset' \
-      'reassign owned by :"old" to :"owner"; grant :"old" to :"owner";' '\connect postgres' \
-      'alter database :"was" rename to :"is"; alter database :"is" owner to :"owner";' \
-      'grant connect, create, temporary on database :"is" to :"owner";'
-  } | as_postgres -d "$1"
-}
 
 # --- what is left to a person
 
@@ -377,8 +156,6 @@ tell_remaining() { # APPLICATION_THERE USER APP_USER
   remains "lines in" "$names" "compare them with those below $RECOVERED"
   names=$(sed -n 's/^\([a-z_.]* =\).*/\1/p' "$there/postgresql.auto.conf" 2>/dev/null | tr -d '=' | tr -s ' \n' ' ') || true
   remains "settings of ALTER SYSTEM" "$names" "they are in $there/postgresql.auto.conf"
-  names=$(sed -n 's/^CREATE TABLESPACE \([^ ]*\) .*/\1/p' "$there/globals.sql" 2>/dev/null | tr '\n' ' ') || true
-  remains "tablespaces" "$names" "everything is in the default one now"
 }
 
 remains() { # WHAT NAMES HINT

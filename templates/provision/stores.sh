@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # PostgreSQL and Redis: a role, a database and a user of the application's own, with no more rights than it needs.
 
-as_postgres() { (cd / && exec runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 "$@"); }
+# Nothing but pg_catalog is searched: in a database where others may make operators, a superuser must not meet theirs.
+as_postgres() { (cd / && PGOPTIONS='-c search_path=pg_catalog' exec runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 "$@"); }
 
 look_role() { # NAME ROLE
   { as_postgres -d postgres -v "role=$2" <<<"select case when rolcanlogin then 'login' end, case when rolcreatedb then 'may create databases' end,

@@ -41,6 +41,23 @@ select datconnlimit, shobj_description(d.oid, 'pg_database'), setconfig, pg_get_
 from pg_database d join pg_db_role_setting on setdatabase = d.oid where datname = 'pos';
 select rolname, rolconfig, rolcanlogin from pg_roles where rolname !~ '^pg_' order by 1;
 """
+MARKER = "/var/lib/postgresql/became-more"
+# What an application could leave in its own database, for whoever restores it as somebody greater.
+OF_THE_APPLICATION = f"""
+create function public.more() returns boolean language plpgsql as $f$
+begin
+  begin reset role; execute 'alter role pos superuser'; exception when others then null; end;
+  begin execute $c$copy (select 1) to program 'touch {MARKER}'$c$; exception when others then null; end;
+  return true;
+end $f$;
+create function public.same(name, name) returns boolean language plpgsql as
+  $f$ begin perform public.more(); return $1::text = $2::text; end $f$;
+create operator public.= (function = public.same, leftarg = name, rightarg = name);
+create table public.remark (id integer primary key check (public.more()));
+insert into public.remark values (1), (2), (3);
+alter database pos set search_path = public, pg_catalog;
+alter role pos set search_path = public, pg_catalog, E'a\nALTER ROLE pos SUPERUSER;\n\\\\! touch {MARKER}\n';
+"""
 
 KILLED = """
 export RESTIC_PASSWORD_FILE=/etc/fab-releases/pos.key HOME=/root
@@ -79,6 +96,11 @@ def known_to(vault: Server, server: Server, origin: Path, *versions: str) -> Non
     for version in versions:
         server.put(f"/srv/wheels/floating-{version}-py3-none-any.whl", wheel(version))
     server.run("mkdir -p /srv/wheels && echo UV_FIND_LINKS=/srv/wheels >>/etc/environment")
+
+
+AS_THE_APPLICATION = (
+    "psql -qAt -v ON_ERROR_STOP=1 \"$(sed -n 's/^DATABASE_URL=//p' /srv/pos/shared/.env.production)\" -f -"
+)
 
 
 def wheel(version: str) -> bytes:
@@ -136,6 +158,7 @@ def lost(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     first.put("/etc/cron.d/reminders", "# mails everybody at nine\n")
     first.run(f"echo '{ADA}' >>/home/deploy/.ssh/authorized_keys; ln -sf /usr/share/zoneinfo/Asia/Tokyo /etc/localtime")
     sql(first, OF_THE_DATABASE)
+    first.run(AS_THE_APPLICATION, input=OF_THE_APPLICATION)
     follow(shop, backup)
     environment = first.run("cat /srv/pos/shared/.env.production").stdout
     kept, itself, release = rows(first), sql(first, ITSELF), shop.current()
@@ -205,6 +228,14 @@ def test_a_lost_server_is_lost_for_good(lost: Lost) -> None:
     assert server.run("ls /run/fab-releases.* /srv/pos/backups/database/*.dump", check=False).stdout.count(".dump") == 1
 
 
+def test_the_application_is_no_more_after_a_recover_than_before(lost: Lost) -> None:
+    server = lost.shop.server
+    assert sql(server, "select rolname from pg_roles where rolsuper").split() == ["postgres"]
+    assert sql(server, "select count(*) from pg_roles where rolname ~ 'fab_recover'").strip() == "0"
+    assert server.run(f"ls {MARKER}", check=False).returncode != 0, "code of the application ran as account postgres"
+    assert sql(server, "select count(*) from public.remark", "pos").strip() == "3"
+
+
 def test_a_server_that_serves_is_overwritten(lost: Lost) -> None:
     assert "is live here" in lost.shop.fab("recover", "--yes", check=4).stderr
 
@@ -223,9 +254,9 @@ def test_backups_that_cannot_be_sent_away_look_well(lost: Lost) -> None:
     assert lost.vault.run("ls /srv/vault/pos/locks").stdout
     assert "and sent to" in lost.shop.fab("backup", timeout=300).stderr
     assert lost.vault.run("ls /srv/vault/pos/locks").stdout == ""
-    lost.shop.server.run("chmod a-x /usr/lib/postgresql/15/bin/pg_dumpall")
+    lost.shop.server.run("chmod a-x /usr/lib/postgresql/15/bin/psql")
     assert "roles and grants could not be read" in lost.shop.fab("backup", check=1, timeout=300).stderr
-    lost.shop.server.run("chmod a+x /usr/lib/postgresql/15/bin/pg_dumpall")
+    lost.shop.server.run("chmod a+x /usr/lib/postgresql/15/bin/psql")
     lost.vault.run("mv /srv/vault/pos /srv/vault/gone && chown root /srv/vault")
     try:
         refused = lost.shop.fab("backup", check=1, timeout=300)
