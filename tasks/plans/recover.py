@@ -90,7 +90,7 @@ def sound(loss: Loss) -> None:
 
 
 def is_bare(loss: Loss, host: str) -> Script:
-    database = loss.here.application if loss.database and loss.database.name == host else ""
+    database = loss.here.name_on_servers if loss.database and loss.database.name == host else ""
     return script(("is_bare", database))
 
 
@@ -104,10 +104,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     clean = script(("forget_recovered",))
     steps: dict[str, tuple[Step, ...]] = {}
     if loss.application:
-        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot))
+        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot))
         if _is_apart(was) and loss.database == loss.application:
-            fetch += script(("fetch_own", *repository, f"{was.application}-database", f"{_facts(was)}/globals.sql"))
-        told = script(("tell_release", was.application))
+            fetch += script(("fetch_own", *repository, f"{was.name_on_servers}-database", f"{_facts(was)}/globals.sql"))
+        told = script(("tell_release", was.name_on_servers))
         steps[loss.application.name] = (
             restic,
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
@@ -117,10 +117,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
             steps[loss.application.name] += (Step("archive", title, _look_archive(was, offsite)),)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
-        own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
+        own = script(("fetch_own", *repository, f"{was.name_on_servers}-database")) if _is_apart(was) else Script()
         dumps = str(was.layout.dumps)
         there = (dumps,) if _is_apart(was) else (dumps, _facts(was))
-        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
+        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
     return _plan(loss, "fetch", "Fetch what was sent away", steps)
 
@@ -132,7 +132,7 @@ def preparing(loss: Loss) -> Plan:
     if host:
         steps[host.name] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
     if host and loss.database == host and loss.here.is_archived:
-        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.application)))
+        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.name_on_servers)))
         steps[host.name] += (own,)
     return _plan(loss, "prepare", "Prepare the server", steps)
 
@@ -141,7 +141,7 @@ def _look_archive(was: Stage, offsite: Offsite) -> Script:
     """Answers facts: dump (when the newest was taken), archive (as templates/provision/lost_archive.py says it)."""
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
     place = (was.backup.archive_folder, "\n".join(archive.repository(was)), archive.opener(was, offsite))
-    return script(("look_lost_archive", was.application, was.layout.dumps, *place, archive.KEY, *texts))
+    return script(("look_lost_archive", was.name_on_servers, was.layout.dumps, *place, archive.KEY, *texts))
 
 
 def _is_apart(stage: Stage) -> bool:
@@ -149,7 +149,7 @@ def _is_apart(stage: Stage) -> bool:
 
 
 def _facts(stage: Stage) -> str:
-    return f"/var/lib/fab-releases/offsite/{stage.application}"
+    return f"/var/lib/fab-releases/offsite/{stage.name_on_servers}"
 
 
 def _before(loss: Loss, host: Host) -> Script:
@@ -185,7 +185,7 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         if from_archive and release:
             was = loss.was
             take = script(
-                ("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive_folder)
+                ("take_lost_archive", was.name_on_servers, was.layout.dumps, release.id, was.backup.archive_folder)
             )
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
         steps[name] = (*taken, *steps.get(name, ()), *_database(loss))
@@ -199,7 +199,7 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
     asked = [one for one in left_out or [was.environment.file] if one]
     said = script(
         ("recovered_files", was.layout.shared, *owners, *asked),
-        ("recovered_requirements", was.application, release.sha, release.python, here.python.version, host.user),
+        ("recovered_requirements", was.name_on_servers, release.sha, release.python, here.python.version, host.user),
     )
     if loss.is_drill:
         return said
@@ -210,14 +210,14 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
 
 def _database(loss: Loss) -> tuple[Step, ...]:
     was, here = loss.was, loss.here
-    passwords, name = ("", here.application) if loss.is_drill else ("yes", "")
+    passwords, name = ("", here.name_on_servers) if loss.is_drill else ("yes", "")
     there = was.layout.deploy_to
     return (
-        Step("roles", "Put roles and grants back", script(("recovered_roles", was.application, passwords))),
+        Step("roles", "Put roles and grants back", script(("recovered_roles", was.name_on_servers, passwords))),
         Step(
             "database",
             "Restore the database, count its rows",
-            script(("recovered_database", there, name, here.application)),
+            script(("recovered_database", there, name, here.name_on_servers)),
         ),
     )
 
@@ -229,7 +229,7 @@ def remaining(loss: Loss, host: str) -> Script:
     if loss.is_drill:
         return script(("tidy_recovered", there, "all"))
     user = here.host(host).user
-    return script(("tell_remaining", was.application, user, here.app_user), ("tidy_recovered", there, ""))
+    return script(("tell_remaining", was.name_on_servers, user, here.app_user), ("tidy_recovered", there, ""))
 
 
 def fetched_on(loss: Loss) -> Iterable[str]:

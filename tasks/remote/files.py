@@ -61,8 +61,8 @@ FORWARDED = (
 def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
-    files[f"/etc/sudoers.d/{stage.application}"] = render("sudoers", stage)
-    files[f"/etc/nginx/sites-available/{stage.application}"] = site(stage, host, https=stage.encrypts_on(host))
+    files[f"/etc/sudoers.d/{stage.name_on_servers}"] = render("sudoers", stage)
+    files[f"/etc/nginx/sites-available/{stage.name_on_servers}"] = site(stage, host, https=stage.encrypts_on(host))
     return files
 
 
@@ -79,10 +79,10 @@ def units(stage: Stage, host: Host) -> dict[str, str]:
     What starts at boot is what its roles say: a second beat would send everything twice.
     """
     at_boot = render("systemd/application.service", stage, services=stage.services_on(host))
-    files = {f"/etc/systemd/system/{stage.application}.service": at_boot}
+    files = {f"/etc/systemd/system/{stage.name_on_servers}.service": at_boot}
     for name, service in stage.services.items():
         single = service.kind == "beat"
-        path = f"/etc/systemd/system/{stage.application}-{name}{'' if single else '@'}"
+        path = f"/etc/systemd/system/{stage.name_on_servers}-{name}{'' if single else '@'}"
         files[f"{path}.service"] = render(f"systemd/{service.kind}.service", stage, name=name, service=service)
         if service.kind == "web":
             files[f"{path}.socket"] = render("systemd/web.socket", stage, name=name, service=service)

@@ -72,7 +72,7 @@ def opening(stage: Stage, host: Host, nonce: str, variables: Mapping[str, str] |
     layout = stage.layout
     own = site(stage, host)
     kinds = [f"{name}={kind}" for name, kind in own.services.items()]
-    where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.application, stage.manager]
+    where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.name_on_servers, stage.manager]
     words = [*where, LEASE_SECONDS, stage.port, *kinds]
     known = {"SITE": wire.dumps(own), **_python(host), **(variables or {})}
     given = "".join(f"{name}={quoted(value)}\n" for name, value in known.items())
