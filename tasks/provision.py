@@ -15,16 +15,20 @@ from ._scene import Scene, must, open_host, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
 from .engine.session import Result, Session
+from .model import naming
+from .model.call import call
 from .model.config import Host, Stage, seconds
 from .model.errors import FailedError, PreflightError, ReleasesError, UsageError
 from .model.event import Note, PlanFinished
 from .model.machine import Drift, drift
 from .model.plan import Plan
+from .model.shell import script
 from .plans import provision as provisioning
 from .remote import machine
 from .remote.machine import backups, proof, stores, web
 from .remote.machine.things import looks, parse
 from .report.safe import out, out_json
+from .server.make import account
 
 Found = Mapping[str, Mapping[str, str]]
 
@@ -57,12 +61,13 @@ def provision(
         if not check and not dry_run:
             at.lock("provision", wait)
             with_python(at, facts)
+        here = keep_account(at, facts)
         if not check and not dry_run and lacks_key(here):
             _make_key(at)
         bare = [host for host, told in facts.items() if not told.get("python")]
         seeds = replace(known_seeds(at, bare), offsite=opened(here))
         parts = _wanted(at, facts, seeds)
-        found = _look(at, parts, facts)
+        found = _look(at, parts, facts, aloud=True)
         differs = {host: drift(parts[host], found[host]) for host in parts}
         if check:
             return _show(differs, json=json)
@@ -80,6 +85,26 @@ def provision(
             parts = _wanted(at, facts, seeds)
             plan = provisioning.plan(here, parts, _look(at, parts, facts))
         return _perform(at, plan, _wanted(at, facts, seeds.in_place), facts)
+
+
+def keep_account(at: Scene, facts: dict[str, dict[str, str]]) -> Stage:
+    """The stage with the account its releases have on the servers already, where releases.toml names none."""
+    here = at.stage
+    if here.app_user != naming.account(here.name_on_servers):
+        return here
+
+    def kept(session: Session) -> str:
+        host = here.host(session.host)
+        if not host.has_releases or not facts[host.name].get("python"):
+            return ""
+        (found,) = must(ask(session, script(call(account.of_releases, host.user))), host.name).returned
+        return str(found)
+
+    user = next((one for one in at.together(kept).values() if one), here.app_user)
+    if user != here.app_user:
+        at.stage = replace(here, app_user=user)
+        at.tell(Note(f'the services run as {user} here: add app_user = "{user}" to releases.toml', warning=True))
+    return at.stage
 
 
 def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
@@ -175,11 +200,19 @@ def with_python(at: Scene, facts: dict[str, dict[str, str]]) -> None:
         facts[host]["python"] = "installed"
 
 
-def _look(at: Scene, parts: provisioning.Parts, facts: Mapping[str, Mapping[str, str]]) -> Found:
+def _look(
+    at: Scene, parts: provisioning.Parts, facts: Mapping[str, Mapping[str, str]], *, aloud: bool = False
+) -> Found:
+    """`aloud`: what is warned of is told."""
+
     def look(session: Session) -> Result:
         return ask(session, looks(parts[session.host], python=bool(facts[session.host].get("python"))))
 
     said = at.together(look)
+    for host, result in said.items() if aloud else ():
+        for mark in result.marks:
+            if mark.kind == "warn":
+                at.tell(Note(mark.words[0], host, warning=True))
     return {host: parse((mark.kind, *mark.words) for mark in must(result, host).marks) for host, result in said.items()}
 
 

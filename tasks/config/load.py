@@ -6,14 +6,15 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..model import naming
 from ..model.config import Stage
 from ..model.errors import UsageError
 from .check import agreement, anchored, apart, rehearsing
@@ -46,7 +47,7 @@ def load(path: Path) -> Config:
     for name, table in tables(raw).items():
         stage, wrong = build(name, merge({key: raw[key] for key in raw.keys() - {"stages", "default_stage"}}, table))
         if stage:
-            stages[name] = anchored(rehearsing(stage), path.absolute().parent)
+            stages[name] = anchored(rehearsing(named(stage, written_in(raw, table))), path.absolute().parent)
             wrong += [one for one in agreement(stages[name]) if one.path not in {known.path for known in wrong}]
         problems += [Problem(written(raw, name, one.path), one.says) for one in wrong]
     problems += [Problem(written(raw, name, one.path), one.says) for name, one in apart(stages)]
@@ -147,6 +148,20 @@ def build(name: str, merged: dict[str, Any]) -> tuple[Stage | None, list[Problem
         return adapter().validate_json(text, strict=True), problems
     except ValidationError as error:
         return None, problems + [problem(one["type"], tuple(one["loc"]), merged) for one in error.errors()]
+
+
+def written_in(*tables: Mapping[str, Any]) -> set[str]:
+    """Keys that one of these gives a value."""
+    return {key for table in tables for key, value in table.items() if value}
+
+
+def named(stage: Stage, keys: Collection[str]) -> Stage:
+    """`keys` are those that the file has: what it does not say follows from application and stage."""
+    if stage.manager != "systemd":
+        return stage
+    name = stage.name_on_servers if "name_on_servers" in keys else naming.on_servers(stage.application, stage.name)
+    user = stage.app_user if "app_user" in keys else naming.account(name)
+    return replace(stage, name_on_servers=name, app_user=user)
 
 
 def problem(kind: str, path: Key, merged: Mapping[str, Any]) -> Problem:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+from . import naming
 from .backup import Backup, Recover
 from .layout import Layout
 from .server import Nginx, Provision, Tls
@@ -21,7 +22,6 @@ from .topology import Topology
 from .typed import (
     PLAIN_ADDRESS,
     STRICT,
-    Account,
     Count,
     Duration,
     Hook,
@@ -31,11 +31,14 @@ from .typed import (
     Match,
     Module,
     Name,
+    OptionalAccount,
+    OptionalName,
     Place,
     Port,
     Positive,
     Reference,
     Relative,
+    SingleDashes,
     Text,
     Variable,
 )
@@ -215,8 +218,8 @@ class Stage(Topology):
 
     name: Name
     """The stage's name."""
-    application: Name
-    """Names units, sockets and the lock."""
+    application: SingleDashes
+    """Names what is on the servers."""
     repository: Annotated[str, Match(PLAIN_ADDRESS, "a git URL or a folder, without spaces or shell characters")]
     """git URL the servers fetch from, or a folder. A relative one (sandbox) is made absolute as well."""
     deploy_to: Place
@@ -239,8 +242,12 @@ class Stage(Topology):
     """Sandbox: the port on 127.0.0.1."""
     manager: Literal["systemd", "supervisor"] = "systemd"
     """What keeps services running: systemd, or supervisord as a plain user (sandbox)."""
-    app_user: Account = "app"
-    """Account the services run as (systemd); it cannot write code."""
+    name_on_servers: OptionalName = ""
+    """What all that belongs to this stage alone is called there: units, /run folder, site, database, users of
+    PostgreSQL and Redis, sudo rules. Empty: the application; of another stage than production APPLICATION--STAGE."""
+    app_user: OptionalAccount = ""
+    """Account the services run as (systemd); it cannot write code. Empty: "app-" and name_on_servers. On a server where
+    deploy_to has another one already, `fab provision` keeps that and says so."""
     keep_warm: bool = False
     """Leave the previous release running, so that a rollback is one rename. Costs its memory."""
     batch: Count = 0
@@ -276,12 +283,24 @@ class Stage(Topology):
     tls: Tls = field(default_factory=Tls)
     """How users reach the application encrypted."""
 
+    def __post_init__(self) -> None:
+        """As a stage that is alone on its servers; `load` knows better."""
+        if not self.name_on_servers:
+            object.__setattr__(self, "name_on_servers", self.application)
+        if not self.app_user:
+            object.__setattr__(self, "app_user", naming.account(self.name_on_servers))
+
+    @property
+    def word(self) -> str:
+        """Its name where only letters, digits and _ are known."""
+        return naming.word(self.name_on_servers)
+
     @property
     def layout(self) -> Layout:
-        """systemd owns /run/<application>; the sandbox needs a short path: unix sockets end at 107 bytes."""
+        """systemd owns /run/<name_on_servers>; the sandbox needs a short path: unix sockets end at 107 bytes."""
         base = PurePosixPath(self.deploy_to)
         if self.manager == "systemd":
-            return Layout(base, PurePosixPath("/run") / self.application)
+            return Layout(base, PurePosixPath("/run") / self.name_on_servers)
         key = hashlib.sha256(str(base).encode()).hexdigest()[:10]
         return Layout(base, PurePosixPath("/tmp") / f"fab-releases-{key}")
 
@@ -319,7 +338,7 @@ class Stage(Topology):
 
     def _certbot(self, name: str) -> str:
         certbot = self.tls.certificate == "certbot"
-        return f"/etc/letsencrypt/live/{self.application}/{name}.pem" if certbot else ""
+        return f"/etc/letsencrypt/live/{self.name_on_servers}/{name}.pem" if certbot else ""
 
     @property
     def has_postgresql(self) -> bool:

@@ -20,9 +20,21 @@ class Match:
 _PATH = r"(?!\.\.?(/|$))[A-Za-z0-9._+@-]+(/(?!\.\.?(/|$))[A-Za-z0-9._+@-]+)*"
 
 Name = Annotated[str, Match(r"[A-Za-z][A-Za-z0-9_-]{0,40}", "a name: letters, digits, - and _, starting with a letter")]
+SingleDashes = Annotated[
+    str,
+    Match(
+        r"(?!.*--)[A-Za-z][A-Za-z0-9_-]{0,40}",
+        "a name: letters, digits, _ and single -, starting with a letter",
+    ),
+]
+"""What is joined by "--" to be the name of one stage and no other."""
+OptionalName = Annotated[
+    str, Match(r"([A-Za-z][A-Za-z0-9_-]{0,40})?", "a name: letters, digits, - and _, starting with a letter")
+]
 Address = Annotated[str, Match(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", "a host name or an IP address")]
 Internal = Annotated[str, Match(r"(\d{1,3}(\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*)?", "an IP address")]
 Account = Annotated[str, Match(r"[a-z_][a-z0-9_-]{0,31}", "the name of a Unix account")]
+OptionalAccount = Annotated[str, Match(r"([a-z_][a-z0-9_-]{0,31})?", "the name of a Unix account")]
 Absolute = Annotated[str, Match(rf"/{_PATH}", "an absolute path without spaces or ..")]
 Relative = Annotated[str, Match(rf"((?!-){_PATH})?", "a path inside the release, without spaces or ..")]
 Inside = Annotated[str, Match(rf"(?!-){_PATH}", "a path inside the release, without spaces or ..")]

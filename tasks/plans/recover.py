@@ -95,7 +95,7 @@ def sound(loss: Loss) -> None:
 def is_bare(loss: Loss, host: str) -> Script:
     bare = script(("is_bare",))
     if loss.database and loss.database.name == host:
-        return bare + script(call(database.is_free, loss.here.application))
+        return bare + script(call(database.is_free, loss.here.name_on_servers))
     return bare
 
 
@@ -109,10 +109,12 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     clean = script(("forget_recovered",))
     steps: dict[str, tuple[Step, ...]] = {}
     if loss.application:
-        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot))
+        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot))
         if _is_apart(was) and loss.database == loss.application:
-            fetch += script(("fetch_own", *repository, f"{was.application}-database", f"{_facts(was)}/postgresql.json"))
-        told = script(("tell_release", was.application))
+            fetch += script(
+                ("fetch_own", *repository, f"{was.name_on_servers}-database", f"{_facts(was)}/postgresql.json")
+            )
+        told = script(("tell_release", was.name_on_servers))
         steps[loss.application.name] = (
             restic,
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
@@ -122,10 +124,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
             steps[loss.application.name] += (Step("archive", title, _look_archive(loss, offsite)),)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
-        own = script(("fetch_own", *repository, f"{was.application}-database")) if _is_apart(was) else Script()
+        own = script(("fetch_own", *repository, f"{was.name_on_servers}-database")) if _is_apart(was) else Script()
         dumps = str(was.layout.dumps)
         there = (dumps,) if _is_apart(was) else (dumps, _facts(was))
-        fetch = clean + script(("fetch_snapshot", *repository, was.application, snapshot, *there)) + own
+        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
     return _plan(loss, "fetch", "Fetch what was sent away", steps)
 
@@ -137,7 +139,7 @@ def preparing(loss: Loss) -> Plan:
     if host:
         steps[host.name] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
     if host and loss.database == host and loss.here.is_archived:
-        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.application)))
+        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.name_on_servers)))
         steps[host.name] += (own,)
     return _plan(loss, "prepare", "Prepare the server", steps)
 
@@ -148,8 +150,8 @@ def _look_archive(loss: Loss, offsite: Offsite) -> Script:
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
     place = (was.backup.archive_folder, "\n".join(archive.repository(was)), archive.opener(was, offsite))
     return script(
-        call(database.look, dumps=str(was.layout.dumps), database=loss.here.application),
-        ("look_lost_archive", was.application, *place, archive.KEY, *texts, cluster.QUERY),
+        call(database.look, dumps=str(was.layout.dumps), database=loss.here.name_on_servers),
+        ("look_lost_archive", was.name_on_servers, *place, archive.KEY, *texts, cluster.QUERY),
     )
 
 
@@ -158,7 +160,7 @@ def _is_apart(stage: Stage) -> bool:
 
 
 def _facts(stage: Stage) -> str:
-    return f"/var/lib/fab-releases/offsite/{stage.application}"
+    return f"/var/lib/fab-releases/offsite/{stage.name_on_servers}"
 
 
 def _before(loss: Loss, host: Host) -> Script:
@@ -197,8 +199,8 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         if from_archive and release:
             was = loss.was
             take = script(
-                ("take_lost_archive", was.application, was.layout.dumps, release.id, was.backup.archive_folder),
-                call(database.count_in, dumps=str(was.layout.dumps), database=loss.here.application),
+                ("take_lost_archive", was.name_on_servers, was.layout.dumps, release.id, was.backup.archive_folder),
+                call(database.count_in, dumps=str(was.layout.dumps), database=loss.here.name_on_servers),
             )
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
         steps[name] = (*taken, *_database(loss, loss.database), *steps.get(name, ()))
@@ -215,7 +217,7 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
         call(shared.restore_files, there=there, called=called, user=user, otherwise=here.app_user, left_out=asked),
         call(
             shared.restore_requirements,
-            application=was.application,
+            application=was.name_on_servers,
             commit=release.sha,
             was=release.python,
             python=here.python.version,
@@ -231,13 +233,13 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
 def _database(loss: Loss, host: Host) -> tuple[Step, ...]:
     """Clients run as the account that deploys: it has the dumps and the password of the role anyway."""
     was, here = loss.was, loss.here
-    made = call(roles.restore, application=was.application, passwords=not loss.is_drill)
+    made = call(roles.restore, application=was.name_on_servers, passwords=not loss.is_drill)
     filled = call(
         database.restore,
         dumps=str(was.layout.dumps),
-        facts_of=was.application,
+        facts_of=was.name_on_servers,
         account=host.user if host.user != "root" else "nobody",
-        owner=here.application,
+        owner=here.name_on_servers,
         rename=loss.is_drill,
         extensions=(),
     )
@@ -256,7 +258,9 @@ def remaining(loss: Loss, host: str) -> Script:
     if loss.is_drill:
         return not_back + script(("tidy_recovered", there, "all"))
     user = here.host(host).user
-    return not_back + script(("tell_remaining", was.application, user, here.app_user), ("tidy_recovered", there, ""))
+    return not_back + script(
+        ("tell_remaining", was.name_on_servers, user, here.app_user), ("tidy_recovered", there, "")
+    )
 
 
 def fetched_on(loss: Loss) -> Iterable[str]:

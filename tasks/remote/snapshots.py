@@ -30,11 +30,11 @@ SERVED = (ENVIRONMENT, "shared-files", "units")
 
 def _asked(stage: Stage, verb: str, **more: Any) -> Script:
     told = {
-        "application": stage.application,
+        "application": stage.name_on_servers,
         "repository": stage.backup.repository,
         "shared": str(stage.layout.shared),
         "user": stage.app_user,
-        "group": "www-data",
+        "group": stage.app_user,
         "reserve": megabytes(stage.minimum_free) << 20,
         "leave_out": False,
     }
@@ -165,7 +165,7 @@ def _files(thing: Thing) -> Iterator[File]:
 
 
 def folder(stage: Stage) -> PurePosixPath:
-    return CONFIGURATION / stage.application
+    return CONFIGURATION / stage.name_on_servers
 
 
 def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:

@@ -33,6 +33,7 @@ application = "pos"
 repository = "/srv/git/pos.git"
 branch = "main"
 deploy_to = "/srv/pos"
+app_user = "app"
 domain = "pos.test"
 shared_dirs = ["media"]
 keep_releases = 3
@@ -172,9 +173,9 @@ def prepare(server: Server, origin: Path) -> None:
     """The repository and the folders of the application."""
     fill(server, origin)
     server.run(
-        "install -d -o deploy -g app -m 755 /srv/pos /srv/pos/shared && "
-        "install -d -o app -g www-data -m 2775 /srv/pos/shared/media && "
-        "usermod -aG app,www-data deploy"
+        "install -d -o deploy -g app -m 750 /srv/pos /srv/pos/shared && "
+        "install -d -o app -g app -m 2770 /srv/pos/shared/media && "
+        "usermod -aG app deploy && usermod -aG app www-data && gpasswd -d app www-data"
     )
 
 

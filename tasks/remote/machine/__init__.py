@@ -7,7 +7,7 @@ from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, script
 from ...server import units
-from . import archive, backups, base, firewall, ssh, stores, web
+from . import archive, backups, base, firewall, register, ssh, stores, web
 from .stores import Seeds
 
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
@@ -16,7 +16,7 @@ SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
 UNITS = "/etc/systemd/system/"
 
 ORDER = (
-    *("names", "packages", "accounts", "folders", "journal", "logrotate", "upgrades", "fail2ban"),
+    *("stage", "names", "packages", "accounts", "folders", "journal", "logrotate", "upgrades", "fail2ban"),
     *("postgresql", "pgbouncer", "replica", "redis", "environment"),
 )
 """Parts that hosts need of one another come first, in this order; the others as each host has them."""
@@ -35,6 +35,7 @@ def python() -> Script:
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     """`facts` are those of `identify`; `seeds` the secrets of what does not exist yet."""
     found = (
+        *register.parts(stage, host),
         *base.parts(stage, host),
         *stores.parts(stage, host, facts, seeds),
         *archive.parts(stage, host, facts, seeds.archive, seeds.offsite),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import script
-from ...server.make import ssh_files
+from ...server.make import shared_folder, ssh_files, web_server
+from ...server.values.names import WEB_SERVER
 from .. import files
 from .things import account, file, folder, keys, known_hosts, owner, packages, part
 
@@ -58,18 +61,41 @@ def wanted(stage: Stage, host: Host) -> Iterator[str]:
 
 
 def _accounts(stage: Stage, host: Host) -> tuple[Thing, ...]:
-    """Web files are read by nginx through www-data; journals by their group."""
+    """Journals are read through their group, and the application's files through its own: by nginx as well."""
     if not host.has_releases:
         return (
             account(host.user, "systemd-journal", login=True),
             keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
         )
     return (
-        account(stage.app_user, "www-data", login=False),
-        account(host.user, stage.app_user, "www-data", "systemd-journal", login=True),
+        account(stage.app_user, login=False),
+        account(host.user, stage.app_user, "systemd-journal", login=True),
+        *_web_server(stage, host),
         keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
         *_git(stage, host),
     )
+
+
+def _web_server(stage: Stage, host: Host) -> Iterator[Thing]:
+    if stage.provision.nginx and "web" in host.roles:
+        name, group = f"{WEB_SERVER} in group {stage.app_user}", stage.app_user
+        look, made = call(web_server.look, name, group), call(web_server.join, group)
+        yield Thing(name, look, "in the group", script(made))
+
+
+def _shared(stage: Stage, host: Host, path: PurePosixPath) -> Thing:
+    """The folder itself last: who is interrupted finds it as it was."""
+    app = stage.app_user
+    thing = folder(path, app, app, "2770")
+    regrouped = script(call(shared_folder.regroup, str(path), app, (app, host.user)))
+    return replace(thing, make=regrouped + thing.make)
+
+
+def _strangers(stage: Stage) -> Thing:
+    """Whoever is in the web server's group may do what it may, with all applications of a server."""
+    name, users = f"nobody of ours in group {WEB_SERVER}", (stage.app_user,)
+    look, made = call(web_server.look_strangers, name, users), call(web_server.remove_strangers, users)
+    return Thing(name, look, "", script(made))
 
 
 def _git(stage: Stage, host: Host) -> Iterator[Thing]:
@@ -79,7 +105,7 @@ def _git(stage: Stage, host: Host) -> Iterator[Thing]:
         yield known_hosts(host.user, lines)
     if re.match(r"ssh://|[^/:]+@[^/:]+:", stage.repository):
         name = f"git key of {host.user}"
-        made = script(("make_git_key", host.user, f"{stage.application}@{host.name}"))
+        made = script(("make_git_key", host.user, f"{stage.name_on_servers}@{host.name}"))
         yield Thing(name, call(ssh_files.look_git_key, name, host.user), "there", made)
 
 
@@ -93,8 +119,8 @@ def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
             owner(layout.private / "lock", deploy, deploy, "644"),
         )
     own = (
-        folder(layout.deploy_to, deploy, app, "755"),
-        folder(layout.shared, deploy, app, "755"),
+        folder(layout.deploy_to, deploy, app, "750"),
+        folder(layout.shared, deploy, app, "750"),
         folder(layout.private, deploy, deploy, "755"),
         owner(layout.private / "lock", deploy, deploy, "644"),
         folder(layout.deploy_to / "backups", deploy, deploy, "700"),
@@ -106,15 +132,16 @@ def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
     )
     return (
         *own,
-        *(folder(path, deploy, app, "755") for path in above),
-        *(folder(layout.shared / one, app, "www-data", "2775") for one in stage.shared_dirs),
+        *(folder(path, deploy, app, "750") for path in above),
+        *(_shared(stage, host, layout.shared / one) for one in stage.shared_dirs),
+        _strangers(stage),
     )
 
 
 def _logs(stage: Stage, host: Host) -> tuple[Part, ...]:
     if not stage.provision.logs:
         return ()
-    path = f"/etc/logrotate.d/{stage.application}"
+    path = f"/etc/logrotate.d/{stage.name_on_servers}"
     limits = file("/etc/systemd/journald.conf.d/50-fab-releases.conf", files.render("journald.conf", stage))
     journal = part("journal", "Limit the journal", limits, use=("restart", "systemd-journald.service"))
     rotated = file(path, files.render("logrotate", stage))

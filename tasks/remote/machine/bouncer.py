@@ -31,9 +31,9 @@ def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
     settings = files.render("pgbouncer", stage, listen="*" if strangers else "127.0.0.1", port=PORT, users=USERS)
     users = Thing(
         "users of pgBouncer",
-        look("look_bouncer_users", USERS, stage.application),
+        look("look_bouncer_users", USERS, stage.name_on_servers),
         "postgres:postgres 640, as the database has it",
-        script(("make_bouncer_users", USERS, stage.application)),
+        script(("make_bouncer_users", USERS, stage.name_on_servers)),
     )
     return (
         part(
@@ -63,4 +63,4 @@ def _hold(stage: Stage) -> Part:
 def hold(stage: Stage) -> dict[str, str]:
     """Path and text of the unit by which a restore pauses this one database: the console could do much more."""
     text = files.render("systemd/hold.service", stage, console=CONSOLE, patience=PATIENCE, seconds=HELD)
-    return {f"/etc/systemd/system/{stage.application}-hold.service": text}
+    return {f"/etc/systemd/system/{stage.name_on_servers}-hold.service": text}

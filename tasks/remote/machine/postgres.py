@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...model import naming
 from ...model.config import Host, Stage
 from ...model.machine import Thing
 from ...model.shell import Word, script
@@ -24,12 +25,12 @@ def folder(version: str) -> str:
 
 def replicator(stage: Stage) -> str:
     """The role and the prefix of the slots by which copies follow."""
-    return f"{stage.application.replace('-', '_').lower()}_replica"
+    return f"{stage.word}_replica"
 
 
 def slot(stage: Stage, host: Host) -> str:
     """Slots know small letters, digits and _ (PostgreSQL 15, 27.2.6)."""
-    return f"{replicator(stage)}_{host.name.replace('-', '_').lower()}"
+    return f"{replicator(stage)}_{naming.word(host.name)}"
 
 
 def reached(stage: Stage, host: Host, version: str) -> tuple[Thing, ...]:
@@ -71,7 +72,7 @@ def _copies(stage: Stage, host: Host) -> tuple[Host, ...]:
 
 def _lines(stage: Stage, host: Host) -> Iterator[str]:
     for one in stage.strangers_to(host):
-        yield f'hostssl all "{stage.application}" {_only(one)} scram-sha-256'
+        yield f'hostssl all "{stage.name_on_servers}" {_only(one)} scram-sha-256'
     for one in _copies(stage, host):
         yield f'hostssl replication "{replicator(stage)}" {_only(one)} scram-sha-256'
 

@@ -148,7 +148,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
 
 def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
     """The role may create databases, which restores beside the live one need; nothing else."""
-    name = stage.application
+    name = stage.name_on_servers
     role = Thing(
         "database role",
         seeds.look("look_role", name),
@@ -187,9 +187,9 @@ def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
     strangers = stage.strangers_to(host)
     user = Thing(
         "Redis user",
-        seeds.look_by(call(redis_user.look, "Redis user", stage.application)),
-        f"user default off\nuser {stage.application} on * {rules}",
-        script(call(redis_user.make, stage.application, seeds.redis, rules)),
+        seeds.look_by(call(redis_user.look, "Redis user", stage.name_on_servers)),
+        f"user default off\nuser {stage.name_on_servers} on * {rules}",
+        script(call(redis_user.make, stage.name_on_servers, seeds.redis, rules)),
     )
     conf = files.render("redis.conf", stage, address=firewall.address(host) if strangers else "")
     late = file("/etc/systemd/system/redis-server.service.d/fab-releases.conf", AFTER_NETWORK)
