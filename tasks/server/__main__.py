@@ -1,5 +1,7 @@
 """`python3 -I -S -X utf8 .../server/__main__.py FUNCTION...`, with the calls on standard input (see `dispatch`).
 
+Or `... --start MODULE WORD...`, of what timers and units start: its `main` is given the words (see `installed`).
+
 The folder this file is in becomes a package of a name of its own: nothing else on the machine can stand in for it.
 """
 
@@ -24,6 +26,8 @@ def main() -> int:
     package = importlib.util.module_from_spec(found)
     sys.modules[found.name] = package
     found.loader.exec_module(package)
+    if sys.argv[1:2] == ["--start"]:
+        return int(importlib.import_module(f"fab_releases_server.installed.{sys.argv[2]}").main(sys.argv[3:]))
     dispatch = importlib.import_module("fab_releases_server.dispatch")
     return int(dispatch.serve(sys.argv[1:], sys.stdin))
 

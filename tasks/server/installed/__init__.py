@@ -1,1 +1,1 @@
-"""What timers, boot and sudo start; owned by root, installed by `fab provision`."""
+"""What timers, boot and sudo start on a server; root's, installed by `fab provision`."""
