@@ -6,14 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 
-from .. import accounts, files
+from .. import accounts, files, postgres
 from ..refused import Refused
+from ..values import cluster
 
 RELEASES = {"release.json": "release.json", ".release/freeze.txt": "requirements"}
 LIMIT = 4 << 20
 CLUSTERS = "/var/lib/postgresql"
+WHICH = "select system_identifier from pg_control_system()"
 
 
 def gather(folder: str, current: str, user: str) -> list[str]:
@@ -32,17 +33,16 @@ def gather(folder: str, current: str, user: str) -> list[str]:
 
 def _of_postgres(folder: str) -> list[str]:
     """The roles of an earlier run stay where they cannot be read now."""
-    roles = _output(["pg_dumpall", "--globals-only"], "postgres")
-    if roles is not None:
-        _keep(folder, "globals.sql", roles)
-    # Which cluster it is: an archive may hold several, one after the other.
-    asked = "select system_identifier from pg_catalog.pg_control_system()"
-    cluster = _output(["psql", "-XqAt", "-d", "postgres", "-c", asked], "postgres")
-    if cluster is not None:
-        _keep(folder, "cluster", cluster)
+    missing = []
+    try:
+        # As values: statements of a dump would be said again by a superuser, with names that others have chosen.
+        _keep(folder, "postgresql.json", postgres.superuser(cluster.QUERY).encode())
+        # Which cluster it is: an archive may hold several, one after the other.
+        _keep(folder, "cluster", postgres.superuser(WHICH).encode())
+    except Refused as no:
+        missing.append(f"roles and grants could not be read, those of an earlier run were sent, if any: {no.message}")
     _keep(folder, "postgresql.auto.conf", accounts.run_as("postgres", _settings))
-    said = "roles and grants could not be read: those of an earlier run were sent, if any"
-    return [said] if roles is None else []
+    return missing
 
 
 def _settings() -> bytes:
@@ -79,11 +79,10 @@ def _rules(said: bytes) -> bytes:
     return b"".join(line + b"\n" for line in said.splitlines() if line.startswith(b"ufw "))
 
 
-def _output(command: list[str], account: str = "") -> bytes | None:
+def _output(command: list[str]) -> bytes | None:
     """None when it fails; what it says goes to the journal of the unit."""
-    become: Callable[[], None] | None = accounts.becoming(account) if account else None
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", preexec_fn=become)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/")
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
