@@ -22,7 +22,15 @@ LONGEST = (
     *("test_recover", "test_runbooks", "test_restore", "test_point_in_time", "test_snapshots", "test_restore_traps"),
     *("test_hosts", "test_peers_bugs", "test_adopt", "test_provision", "test_tls", "test_security", "test_env"),
     *("test_crash_plans", "test_sandbox", "test_debian_13", "test_session", "test_servers", "test_other_services"),
-    *("test_wheel", "test_project", "test_project_restore", "test_library", "test_check", "test_watched_backups"),
+    *(
+        "test_backup_moment",
+        "test_wheel",
+        "test_project",
+        "test_project_restore",
+        "test_library",
+        "test_check",
+        "test_watched_backups",
+    ),
     *("test_recover_archive", "test_s3_archive"),
 )
 """Files that take longest, which begin first: a long one that begins last is waited for alone."""

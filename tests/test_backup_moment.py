@@ -156,7 +156,7 @@ def test_nobody_waits_for_a_backup_that_itself_waits(on_postgres: Release, clust
     )
     with session(cluster, name, "BEGIN; LOCK TABLE rates", user="app"):
         backup.start()
-        until = time.monotonic() + 8
+        until = time.monotonic() + 6
         while time.monotonic() < until:
             began = time.monotonic()
             psql(cluster, name, "BEGIN; LOCK TABLE shop_item; LOCK TABLE django_migrations; COMMIT;")
@@ -224,7 +224,7 @@ def test_five_thousand_tables_are_backed_up_while_people_use_them(
 ) -> None:
     on_postgres.ok("migrate")
     name = database_name(on_postgres)
-    psql(cluster, name, TENANTS.format(count=5000, more=INDEXES))
+    psql(cluster, name, TENANTS.format(count=5000, more=""))
     reads = "BEGIN; " + "".join(f"SELECT count(*) FROM tenant_{n};" for n in range(1, 40)) + " COMMIT;\n"
 
     def people(over: threading.Event) -> None:

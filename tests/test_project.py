@@ -29,6 +29,7 @@ from tests.application import (
     PRICE,
     SETTINGS,
     SHORTER,
+    Answer,
     Cluster,
     Release,
     database_name,
@@ -425,17 +426,20 @@ def test_a_backup_does_not_say_that_it_is_one(on_postgres: Release, cluster: Clu
     """Its pg_dump is held up, so that somebody can look."""
     on_postgres.ok("migrate")
     asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'fab-releases backup%'"
-    taken: list[dict] = []
+    taken: list[Answer] = []
     on_postgres.sql("CREATE SEQUENCE held")
     with session(cluster, database_name(on_postgres), "BEGIN; DROP SEQUENCE held"):
         place = {"directory": str(tmp_path / "backups"), "name": "point"}
-        backup = threading.Thread(target=lambda: taken.append(on_postgres.ok("restore-point", **place)))
+        backup = threading.Thread(target=lambda: taken.append(on_postgres.run("restore-point", **place)))
         backup.start()
         until = time.monotonic() + 60
         while (seen := cluster.admin(asked)) != "2" and time.monotonic() < until:
             time.sleep(0.1)
+        time.sleep(1)
     backup.join()
-    assert (seen, taken[0]["name"]) == ("2", "point")
+    assert (seen, taken[0].said["name"]) == ("2", "point")
+    assert "fab-releases: pg_dump waits for session " in taken[0].err
+    assert " of postgres (psql" in taken[0].err
 
 
 def test_two_hosts_never_migrate_at_once(on_postgres: Release, cluster: Cluster) -> None:

@@ -49,10 +49,16 @@ EXCLUSIVE = f"""
     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY(%s::bigint[]::oid[])
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY l.granted DESC, query_start"""
-# Who asked for a table between our lock and that of our pg_dump: it waits for him, he for us, and we for it.
-BETWEEN = """
-    SELECT dump.pid FROM pg_stat_activity dump, unnest(pg_blocking_pids(dump.pid)) AS way (pid)
-    WHERE dump.application_name = %s AND %s = ANY(pg_blocking_pids(way.pid)) LIMIT 1"""
+# Whom our pg_dump waits for. One who asked for a table between our lock and that of pg_dump waits for us in turn, and
+# we for pg_dump, which PostgreSQL cannot see.
+BEFORE = """
+    SELECT dump.pid, %s = ANY(pg_blocking_pids(way.pid)), CASE WHEN way.pid = 0 THEN 'a prepared transaction'
+        ELSE concat('session ', way.pid, ' of ', other.usename, ' (',
+            coalesce(nullif(other.application_name, ''), other.backend_type, 'without a name'),
+            ', query since ' || other.query_start::timestamptz(0), ')') END
+    FROM pg_stat_activity dump, unnest(pg_blocking_pids(dump.pid)) AS way (pid)
+    LEFT JOIN pg_stat_activity other ON other.pid = way.pid
+    WHERE dump.application_name = %s"""
 UNSEEN = """
     SELECT string_agg(oid::regclass::text, ', ' ORDER BY 1) FROM pg_class
     WHERE relkind IN ('r', 'p') AND relrowsecurity AND row_security_active(oid)"""
@@ -124,12 +130,17 @@ def hold(session, until: float) -> list[tuple]:
 
 def watched(session, observer, tables: list[tuple]) -> Callable[[str], None]:
     """Asked with the name of pg_dump's session, as long as that runs."""
-    own = fetch(session, "SELECT pg_backend_pid()")[0][0]
+    own, told = fetch(session, "SELECT pg_backend_pid()")[0][0], [-float(OFTEN)]
 
     def watch(name: str) -> None:
-        for (dump,) in fetch(observer, BETWEEN, [name, own]):
-            fetch(observer, "SELECT pg_terminate_backend(%s)", [dump])
-            raise InTheWay(tables)
+        found = fetch(observer, BEFORE, [own, name])
+        for dump, waits_for_us, _ in found:
+            if waits_for_us:
+                fetch(observer, "SELECT pg_terminate_backend(%s)", [dump])
+                raise InTheWay(tables)
+        if found and time.monotonic() - told[0] >= OFTEN:
+            told[0] = time.monotonic()
+            tell(f"pg_dump waits for {listed([who for _, _, who in found])}")
 
     return watch
 

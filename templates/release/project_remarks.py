@@ -1,4 +1,4 @@
-"""Says what a backup does not hold, as facts and in words: other databases, and what pg_dump leaves out."""
+"""Says what a backup does not hold, as facts and in words: other databases, and rows that lie elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from django.db import Error, connections
 from project_answer import first_line, say
 from project_sessions import fetch, separate
 
-# pg_dump leaves them out for everybody who is no superuser.
-SUBSCRIPTIONS = """
-    SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid
-    WHERE datname = current_database() AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-    ORDER BY 1"""
 FOREIGN = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'f' ORDER BY 1"
 IDENTITY = """
     SELECT current_database(), pg_postmaster_start_time(), pg_is_in_recovery(),
@@ -24,13 +19,11 @@ IDENTITY = """
 
 def absent(connection) -> dict:
     """ "not_in_it": kind -> names; "remarks": the same for people."""
-    found = {"databases": other_databases(connection), "subscriptions": [], "foreign_tables": []}
+    found = {"databases": other_databases(connection), "foreign_tables": []}
     if connection.vendor == "postgresql":
-        found["subscriptions"] = [name for (name,) in fetch(connection, SUBSCRIPTIONS)]
         found["foreign_tables"] = [name for (name,) in fetch(connection, FOREIGN)]
     words = {
         "databases": "only the database 'default' is in it: {} of DATABASES must be backed up by yourself",
-        "subscriptions": "subscriptions are not in it, and are to be created again after a restore: {}",
         "foreign_tables": "rows of foreign tables are elsewhere, and not in it: {}",
     }
     said = [words[kind].format(", ".join(names)) for kind, names in found.items() if names]
