@@ -157,6 +157,7 @@ ROLES = {
     "assumed, and not inherited": ("NOINHERIT", {"assume_role": "app"}),
     "assumed, and inherited": ("INHERIT", {"assume_role": "app"}),
     "an option of the session": ("NOINHERIT", {"options": "-c role=app"}),
+    "a setting of the role": ("NOINHERIT", {}),
 }
 
 
@@ -168,6 +169,8 @@ def test_backups_and_restores_take_the_role_that_the_application_takes(
     inherit, options = ROLES[how]
     cluster.admin(f"DROP ROLE IF EXISTS web; CREATE ROLE web LOGIN {inherit} PASSWORD '{CANARY}'; GRANT app TO web")
     name = database_name(on_postgres)
+    if not options:
+        cluster.admin("ALTER ROLE web SET role TO app")
     on_postgres.environment["DATABASE"] = postgresql(cluster, name, user="web", OPTIONS=options)
     on_postgres.ok("migrate")
     owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'shop_item'"
