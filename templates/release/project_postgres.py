@@ -315,6 +315,7 @@ def tried(connection, data: Path, earlier: list[dict]) -> dict:
     """What a restore of `data` would leave out, for its manifest: its schema is made beside the live database and
     dropped again, but where it is the same as in one of the `earlier` manifests.
     """
+    drop_trials(connection)
     known = [*extension_rows(connection, data), *preflight.not_dumped(connection)]
     facts = {"schema": schema_mark(connection, data), "left_out": known}
     for manifest in earlier:
@@ -329,6 +330,17 @@ def tried(connection, data: Path, earlier: list[dict]) -> dict:
     except (Error, Refused) as error:
         facts.update(schema="", untried=first_line(error))
     return facts
+
+
+def drop_trials(connection) -> None:
+    """Of backups that were killed: the next trial may be many backups away."""
+    live = live_name(connection)
+    if any(belongs(name, live, "trial") for (name,) in fetch(connection, preflight.STANDS_BESIDE)):
+        try:
+            with closing(maintenance(connection)) as control, only_one(control, f"trial of {live}"):
+                drop_leftovers(control, live, "trial")
+        except (Error, Refused) as error:
+            say(f"what a killed backup left is not dropped now: {first_line(error)}")
 
 
 def schema_tried(connection, data: Path) -> list[dict]:
