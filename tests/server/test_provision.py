@@ -176,7 +176,7 @@ def test_an_extension_that_only_a_superuser_may_create_is_there_after_a_restore(
     shop.configure(more='[provision]\nextensions = ["file_fdw"]\n')
     drift = shop.fab("provision", "--check", check=None)
     assert drift.returncode != 0
-    assert "+file_fdw in the database" in drift.stdout + drift.stderr
+    assert "extensions: not there" in drift.stdout
     shop.fab("provision", "--yes", timeout=300)
     assert shop.fab("provision", "--check").returncode == 0
     shop.fab("deploy", "--ref", "base", timeout=400)
