@@ -200,6 +200,8 @@ def drill(context: invoke.Context, stage: str = "", name: str = "", json: bool =
         verified = f"verified, without {missing}" if missing else "verified"
         tell(Note(f"{chosen.name}: {verified}: {done['rows']:,} rows restored in {done['seconds']} s (RTO)"))
         tell(Note(f"what was written in the last {age(now() - chosen.taken)} is not in it (RPO)"))
+        for line in done.get("warnings", ()):
+            tell(Note(clean(line), warning=True))
 
 
 @task(help={"name": "of a kept database, as `fab backups` lists them"})

@@ -247,7 +247,9 @@ def test_what_cannot_be_tried_is_said_with_the_right_that_it_needs(
 def test_the_schema_is_tried_once_and_not_at_each_backup(shop: Release, cluster: Cluster, tmp_path: Path) -> None:
     cluster.admin("CREATE PUBLICATION everything FOR ALL TABLES", database_name(shop))
     first = shop.run("restore-point", directory=str(tmp_path / "database"), name="first")
+    cluster.admin(f"CREATE DATABASE {database_name(shop)}_trial_{'1' * 20} OWNER app")  # of one that was killed
     second = shop.run("restore-point", directory=str(tmp_path / "restore-points"), name="second")
     assert second.said["left_out"] == first.said["left_out"] != []
+    assert cluster.names(database_name(shop)) == [database_name(shop)]
     assert "must be superuser" in first.err
     assert "must be superuser" not in second.err

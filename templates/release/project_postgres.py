@@ -24,6 +24,7 @@ from project_tolerant import run
 
 SUFFIX = ".dump"
 LOCK_WAIT = 60_000  # milliseconds pg_dump waits for a table
+MOST_WARNINGS = 20  # that people are shown
 PATIENCE = 60  # seconds a finished restore waits for those who hold the live database
 # Columns of pg_database differ between versions of the server: the row comes as JSON.
 DATABASE = """
@@ -117,6 +118,7 @@ def restore(connection, data: Path, manifest: dict, promise: Callable[[str], Non
         promise(kept)
         remarks = swap(connection, live, beside, kept, hold)
     remarks += [f"not restored (missing privileges): {one}" for one in [*told(done["left_out"]), *lost]]
+    remarks += done["warnings"]
     return {"kept": kept, **done, "not_carried": lost, "remarks": remarks}
 
 
@@ -135,11 +137,12 @@ def rehearse(connection, data: Path, manifest: dict, keep: bool) -> dict:
 def restored_beside(connection, data: Path, manifest: dict) -> Iterator[tuple]:
     """(session, name, what came of it) of a checked copy beside the live one; it is gone again if the block fails."""
     with empty_beside(connection, "restore") as (control, beside):
-        lost = rebuilt(connection, beside, data, manifest["rows"])
+        warnings: set[str] = set()
+        lost = rebuilt(connection, beside, data, manifest["rows"], warnings)
         check_lost(lost, manifest)
         rows = check_rows(connection, beside, manifest["rows"])
         left_out = [*(one.to_json() for one in lost), *not_in_archive(manifest)]
-        yield control, beside, {"rows": rows, "left_out": left_out}
+        yield control, beside, {"rows": rows, "left_out": left_out, "warnings": sorted(warnings)[:MOST_WARNINGS]}
 
 
 @contextmanager
@@ -157,15 +160,16 @@ def empty_beside(connection, word: str) -> Iterator[tuple]:
             raise
 
 
-def rebuilt(connection, beside: str, data: Path, rows: dict | None) -> list[Lost]:
+def rebuilt(connection, beside: str, data: Path, rows: dict | None, warnings: set[str] | None = None) -> list[Lost]:
     """What could not be made of the archive; without `rows` only its schema is made."""
     with closing(patient(connection, beside)) as session:
-        return rebuild(opened_copy(connection, session, beside, data), lambda: count_rows(session), rows)
+        copy = opened_copy(connection, session, beside, data, warnings)
+        return rebuild(copy, lambda: count_rows(session), rows)
 
 
-def opened_copy(connection, session, name: str, data: Path) -> Copy:
+def opened_copy(connection, session, name: str, data: Path, warnings: set[str] | None = None) -> Copy:
     path = fetch(connection, "SHOW search_path")[0][0]
-    return Copy(session, name, data, path, lambda *words, **more: run(connection, *words, **more))
+    return Copy(session, name, data, path, lambda *words, **more: run(connection, *words, warnings=warnings, **more))
 
 
 def check_lost(lost: list[Lost], manifest: dict) -> None:
@@ -315,6 +319,7 @@ def tried(connection, data: Path, earlier: list[dict]) -> dict:
     """What a restore of `data` would leave out, for its manifest: its schema is made beside the live database and
     dropped again, but where it is the same as in one of the `earlier` manifests.
     """
+    drop_trials(connection)
     known = [*extension_rows(connection, data), *preflight.not_dumped(connection)]
     facts = {"schema": schema_mark(connection, data), "left_out": known}
     for manifest in earlier:
@@ -329,6 +334,17 @@ def tried(connection, data: Path, earlier: list[dict]) -> dict:
     except (Error, Refused) as error:
         facts.update(schema="", untried=first_line(error))
     return facts
+
+
+def drop_trials(connection) -> None:
+    """Of backups that were killed: the next trial may be many backups away."""
+    live = live_name(connection)
+    if any(belongs(name, live, "trial") for (name,) in fetch(connection, preflight.STANDS_BESIDE)):
+        try:
+            with closing(maintenance(connection)) as control, only_one(control, f"trial of {live}"):
+                drop_leftovers(control, live, "trial")
+        except (Error, Refused) as error:
+            say(f"what a killed backup left is not dropped now: {first_line(error)}")
 
 
 def schema_tried(connection, data: Path) -> list[dict]:

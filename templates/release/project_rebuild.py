@@ -78,7 +78,9 @@ def told(left_out: list[dict]) -> list[str]:
     return [
         one["what"]
         + (f" ({one['reason']})" if one["reason"] else "")
-        + (f"; afterwards, as postgres: {one['statement']}" if len(one["statement"]) < 200 else "").replace("\n", " ")
+        + (f"; afterwards, as postgres: {one['statement']}" if 0 < len(one["statement"]) < 200 else "").replace(
+            "\n", " "
+        )
         for one in left_out
         if not one["follows"]
     ]

@@ -14,6 +14,9 @@ from project_client import MOST, as_django_connects, path_of, quoted
 
 WORTH_SAYING = ("error:", "warning:", "WARNING:")  # never the statement: it may hold a password
 
+WARNS = ("warning:", "WARNING:")
+COUNTED = "errors ignored on restore"  # each of them is asked about by itself
+
 
 def run(
     connection,
@@ -22,8 +25,11 @@ def run(
     database: str = "",
     feed: Callable[[IO[bytes]], None] | None = None,
     search_path: str | None = None,
+    warnings: set[str] | None = None,
 ) -> tuple[int, str]:
-    """(exit code, the first of its errors). `feed` writes what it reads, its sessions begin with `search_path`."""
+    """(exit code, the first of its errors). `feed` writes what it reads, its sessions begin with `search_path`,
+    and what it warns of is added to `warnings`.
+    """
     where, environment = as_django_connects(connection, database, "") if database else ([], dict(os.environ))
     if search_path is not None:
         where[0] += f" options={quoted(options(connection, search_path))}"  # the last one counts
@@ -45,6 +51,8 @@ def run(
                 feeder.join()
         talk.seek(max(0, talk.tell() - MOST))
         lines = talk.read().decode(errors="replace").splitlines()
+    if warnings is not None:
+        warnings.update(line for line in lines if any(mark in line for mark in WARNS) and COUNTED not in line)
     worth = [line for line in lines if any(mark in line for mark in WORTH_SAYING)]
     for line in worth[:50]:
         say(line)

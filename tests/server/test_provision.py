@@ -172,6 +172,21 @@ def test_an_account_that_may_do_more_than_it_needs(shop: Shop) -> None:
         assert run(f"sudo -n {words}", user="deploy", check=False).returncode != 0, words
 
 
+def test_an_extension_that_only_a_superuser_may_create_is_there_after_a_restore(shop: Shop) -> None:
+    shop.configure(more='[provision]\nextensions = ["file_fdw"]\n')
+    drift = shop.fab("provision", "--check", check=None)
+    assert drift.returncode != 0
+    assert "extensions: not there" in drift.stdout
+    shop.fab("provision", "--yes", timeout=300)
+    assert shop.fab("provision", "--check").returncode == 0
+    shop.fab("deploy", "--ref", "base", timeout=400)
+    assert "would be without" not in shop.fab("backup").stderr
+    assert "verified, without" not in shop.fab("drill").stderr
+    shop.fab("restore-db", "--date", "latest", "--yes")
+    asked = "psql -qAt -d pos -c \"select extname from pg_extension where extname = 'file_fdw'\""
+    assert shop.server.run(asked, user="postgres").stdout.strip() == "file_fdw"
+
+
 HALF_WAY = r"""
 mkdir -p /tmp/half/DEBIAN && cd /tmp
 printf 'Package: half\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n' >half/DEBIAN/control

@@ -240,6 +240,53 @@ def test_a_look_at_a_backup_touches_the_live_database(fresh: Shop) -> None:
     assert sold(fresh) == 5
 
 
+def test_what_only_postgres_may_make_is_said_with_each_backup_and_all_else_comes_back(fresh: Shop) -> None:
+    sql(fresh, "create publication everything for all tables; alter schema public owner to postgres")
+    sql(fresh, "grant all on schema public to pos; revoke execute on function pg_catalog.pg_sleep(float8) from public")
+    said = fresh.fab("backup").stderr
+    for what in (
+        "publication everything",
+        "schema public: its owner postgres",
+        "rights on function pg_catalog.pg_sleep",
+    ):
+        assert what in said
+    assert "afterwards, as postgres: CREATE PUBLICATION everything FOR ALL TABLES" in said
+    assert "a restore is without 3 things of it" in fresh.fab("status").stdout
+    assert "verified, without schema public: its owner postgres, " in fresh.fab("drill").stderr
+    assert "not restored (missing privileges):" in fresh.fab("restore-db", "--date", "latest", check=2).stderr
+    fresh.fab("restore-db", "--date", "latest", "--yes")
+    assert json.loads(fresh.get())["ok"] is True
+    assert len(json.loads(fresh.fab("backups", "--json").stdout)["backups"][0]["left_out"]) == 3
+
+
+def test_a_second_restore_does_not_hide_what_the_first_one_kept(fresh: Shop) -> None:
+    for _ in range(2):
+        fresh.fab("restore-db", "--date", "latest", "--yes")
+    kept = [one["name"] for one in json.loads(fresh.fab("backups", "--json").stdout)["kept"]]
+    assert len(kept) == 2
+    assert kept[1] in fresh.fab("backups").stdout
+    assert "Swap back" in fresh.fab("restore-db", "--undo", "--kept", kept[1], check=2).stderr
+    fresh.fab("restore-db", "--undo", "--kept", kept[1], "--yes")
+    assert sold(fresh) == 5
+    fresh.fab("drop-kept", kept[0], "--yes")
+    assert kept[0] not in fresh.fab("backups").stdout
+    assert "no restore has kept" in fresh.fab("drop-kept", kept[0], "--yes", check=4).stderr
+
+
+def test_a_dropped_database_is_made_anew(fresh: Shop) -> None:
+    sql(fresh, "alter database pos connection limit 90; alter database pos set lock_timeout to '9s'")
+    fresh.fab("backup")
+    sql(fresh, "drop database pos with (force)", "postgres")
+    assert "is gone: it is made anew" in fresh.fab("restore-db", "--date", "latest", check=2).stderr
+    fresh.fab("restore-db", "--date", "latest", "--yes")
+    assert sold(fresh) == 5
+    assert (
+        sql(fresh, "select datconnlimit, current_setting('lock_timeout') from pg_database where datname = 'pos'")
+        == "90|9s"
+    )
+    assert json.loads(fresh.get())["ok"] is True
+
+
 def test_an_older_schema_stays_under_newer_code(fresh: Shop) -> None:
     """It is said beforehand, and migrated right after; a newer schema than the code's is refused."""
     fresh.fab("deploy", "--ref", "additive-migration", timeout=300)
