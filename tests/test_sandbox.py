@@ -257,6 +257,9 @@ def test_a_current_that_somebody_removed_comes_back_and_nothing_is_stopped(check
         place.unlink()
         if target:
             place.symlink_to(target)
+        else:
+            assert "current does not lead to the release that was" in checkout.fab("status", code=None).stdout
+            assert f"current does not lead to {live}" in checkout.fab("check", code=4).stdout
         told = checkout.fab("repair").stderr
         assert f"put back to {live}, which was live before" in told
         assert checkout.live() == live

@@ -215,6 +215,8 @@ def _notices(one: HostFacts) -> Iterator[str]:
     for unit, state in one.units.items():
         if state not in _QUIET:
             yield f"{clean(unit)} is {clean(state)}"
+    if one.undecided and not one.lock:
+        yield "current does not lead to the release that was recorded as live (fab repair)"
     if one.leftovers:
         yield f"left by an interrupted run (the next run tidies it): {clean(', '.join(one.leftovers))}"
 

@@ -14,6 +14,7 @@ as_account() { # USER FUNCTION WORD...
   set +e
   {
     declare -p NONCE DEPLOY_TO RUN APPLICATION MANAGER PORT SERVICES PRIVATE RELEASES STAGING SHARED ENVIRONMENTS
+    declare -p SITE SERVER_FOLDER SERVER_PYTHON SERVER_HASH SERVER_CODE 2>/dev/null || true
     declare -f
     # shellcheck disable=SC2016  # for the bash that reads it
     printf 'STEP=\ncd -- "$HOME" 2>/dev/null || cd /\n"$@" </dev/null\nexit\n'

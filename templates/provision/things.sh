@@ -17,8 +17,14 @@ unfinished_packages() { # that dpkg was at when it was killed or lost its power:
   if compgen -G '/var/lib/dpkg/updates/[0-9]*' >/dev/null; then echo dpkg; fi
 }
 
+# A lock of the accounts that lost its content with the power names nobody who holds it: useradd would refuse for ever.
+remove_empty_locks() {
+  find /etc -maxdepth 1 -type f -regex '/etc/\(passwd\|shadow\|group\|gshadow\|subuid\|subgid\)\.lock' -empty -mmin +0 -delete
+}
+
 finish_packages() {
   local left broken tries
+  remove_empty_locks
   for ((tries = 0; tries < 300; tries++)); do # another run, as of unattended-upgrades, has them in hand
     pgrep -x dpkg >/dev/null || break
     sleep 1
@@ -71,16 +77,18 @@ look_account() { # NAME USER GROUP...   the shell, and which of these groups it 
 }
 
 make_account() { # USER login|service GROUP...
-  local user=$1 kind=$2 group
+  local user=$1 kind=$2 group own=--user-group
   shift 2
+  remove_empty_locks
+  if getent group "$user" >/dev/null; then own=--gid=$user; fi # of a run that was cut off
   for group in "$@"; do
     getent group "$group" >/dev/null || groupadd --system "$group"
   done
   if ! id "$user" >/dev/null 2>&1; then
     if [ "$kind" = login ]; then
-      useradd --create-home --shell /bin/bash "$user"
+      useradd "$own" --create-home --shell /bin/bash "$user"
     else
-      useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+      useradd --system "$own" --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
     fi
   elif [ "$kind" = login ]; then
     usermod --shell /bin/bash "$user"

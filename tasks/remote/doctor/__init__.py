@@ -9,6 +9,7 @@ from datetime import datetime
 from ...model.config import Host, Stage
 from ...model.facts import HostFacts
 from ...model.finding import Finding, bad, look, ok, skipped
+from ...model.release import last_live
 from ...model.shell import Script, script
 from .. import survey
 from . import application, backups, machine, roles
@@ -90,7 +91,10 @@ def surveyed(facts: HostFacts) -> Iterator[Finding]:
     yield from (bad("folder", what, hint) for what, hint in others)
     if not tools:
         yield ok("tools", "git, python3, flock, sha256sum, tar, timeout")
-    if facts.current in ("", "!directory"):
+    if facts.undecided and not facts.lock:
+        recorded = last_live(facts.journal) or "another release"
+        yield bad("release", f"current does not lead to {recorded}, which was recorded as live", "fab repair")
+    elif facts.current in ("", "!directory"):
         yield skipped("release", "nothing is live here yet")
     else:
         yield ok("release", f"{facts.current} is live")
