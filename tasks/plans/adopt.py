@@ -61,8 +61,7 @@ def plan(
         Step(
             "repair",
             "Tidy up after earlier runs",
-            script(("empty_staging",))
-            + deployer(script(("withdraw_undecided", who)) + releases.repair(stage, "", who)),
+            deployer(script(("withdraw_undecided", who)) + releases.repair(stage, "", who)),
         ),
         Step(
             "freeze",
@@ -130,12 +129,11 @@ def retire(stage: Stage, host: Host, flat: Flat, parts: Sequence[Part], id: str)
         return adopt.as_deployer(host, what)
 
     beats = services.names(stage, host, "beat")
-    carried = Script(tuple(("carry_schedule", adopt.place(stage), name, stage.app_user) for name in beats))
+    carried = adopt.carried(stage, beats)
     ours = files.units(stage, host)
     named = [unit for unit in stage.provision.adopt_services if f"/etc/systemd/system/{unit}" in ours]
     asides = Script(tuple(("unit_aside", unit) for unit in named))
     units = next(provision.made(part) for part in parts if part.name == "units")
-    owned = Script(tuple(("own_folder", one, stage.app_user) for one in stage.shared_dirs))
     steps = (
         Step("beat", "Stop the old beat", adopt.retire(flat.units_of("beat"))),
         Step("units", "Install units", carried + asides + units),
@@ -143,7 +141,7 @@ def retire(stage: Stage, host: Host, flat: Flat, parts: Sequence[Part], id: str)
         Step("drain", "Wait for old requests", script(("await_old_requests",))),
         Step("old", "Stop the old services", adopt.retire(flat.units_of("web", "worker"))),
         Step("beat-well", "See beat running", deployer(services.await_beat(stage, host))),
-        Step("owned", "Give uploads to the new services", owned),
+        Step("owned", "Give uploads to the new services", adopt.owned(stage)),
         Step("done", "Record it", deployer(script(("adoption_done", id, stage.provision.adopt)))),
     )
     phase = Phase("retire", "Retire what served before", {host.name: tuple(step for step in steps if step.script)})

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from ..model.call import Call
+from ..model.call import Call, call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part
 from ..model.release import Release
 from ..model.shell import Line, Script, script
+from ..server import adopt
 from . import health
 
 
@@ -43,6 +44,8 @@ class Flat:
 
 REF = "adopted"
 """What `fab releases` shows in place of a branch: it is what ran, whatever git says."""
+LAYOUT = ("current", "releases", "staging", "shared", "environments", "backups", "repo.git", ".releases")
+"""What lies in deploy_to."""
 FROZEN = "an adoption is under way: fab provision --adopt"
 
 
@@ -60,7 +63,7 @@ def look(stage: Stage, host: Host) -> Script:
     """Answers facts and problems; changes nothing."""
     checkout, units = stage.provision.adopt, stage.provision.adopt_services
     names, here = " ".join(units), place(stage)
-    calls: list[Line] = [("look_adoption", checkout, here, *units)]
+    calls: list[Line] = [("look_adoption", host.user, checkout, here, *units)]
     calls += [("look_old_unit", unit, checkout, host.user) for unit in units]
     calls += [("look_old_folder", here, one) for one in stage.shared_dirs]
     calls += [("look_old_file", here, one, checkout) for one in files_of(stage)]
@@ -96,24 +99,45 @@ def as_deployer(host: Host, what: Script) -> Script:
 
 
 def code(stage: Stage, host: Host, flat: Flat, release: Release) -> Script:
-    served = PurePosixPath(stage.directory) / stage.django.static_root
-    where = (stage.provision.adopt, place(stage), flat.facts["venv"])
-    rights = (host.user, stage.app_user, served)
-    return script(("adopt_code", release.id, *where, *rights, *stage.shared_dirs, *files_of(stage)))
+    """As it runs, whatever git says."""
+    here, venv = place(stage), PurePosixPath(flat.facts["venv"])
+    left_out = [".git", ".venv", ".release", "release.json", "web.sock", *stage.shared_dirs, *files_of(stage)]
+    if here in venv.parents:
+        left_out.append(str(venv.relative_to(here)))
+    hidden = Script()
+    if here == stage.layout.deploy_to:
+        left_out += [*LAYOUT, ".current.*"]
+        hidden = script(call(adopt.ignore, stage.provision.adopt, LAYOUT))
+    target = str(stage.layout.deploy_to / "staging" / release.id)
+    copied = call(adopt.copy, str(here), target, host.user, stage.app_user, tuple(left_out))
+    opened = ("open_code", release.id, PurePosixPath(stage.directory) / stage.django.static_root)
+    return hidden + script(copied) + as_deployer(host, script(opened))
 
 
 def environment(stage: Stage, host: Host, flat: Flat, release: Release) -> Script:
-    return script(("adopt_environment", release.id, flat.facts["venv"], place(stage), host.user))
+    venv, target = flat.facts["venv"], str(stage.layout.deploy_to / "staging" / release.id / ".venv")
+    relocated = ("adopt_environment", release.id, venv, place(stage))
+    return script(call(adopt.copy, venv, target, host.user, host.user, ())) + as_deployer(host, script(relocated))
 
 
 def shared(stage: Stage, host: Host, flat: Flat) -> Script:
-    here = place(stage)
-    files: list[Line] = [("adopt_file", here, one, host.user, stage.app_user) for one in files_of(stage)]
-    return Script((*files, *(("adopt_folder", here, one, flat.user) for one in stage.shared_dirs)))
+    here = str(place(stage))
+    files = [call(adopt.take_file, here, one, host.user, stage.app_user) for one in files_of(stage)]
+    folders = [call(adopt.take_folder, here, one, flat.user, stage.app_user) for one in stage.shared_dirs]
+    return script(*files, *folders)
 
 
 def leave_shared(stage: Stage) -> Script:
-    return Script(tuple(("leave_folder", place(stage), one) for one in stage.shared_dirs))
+    return script(*(call(adopt.leave_folder, str(place(stage)), one) for one in stage.shared_dirs))
+
+
+def carried(stage: Stage, beats: Iterable[str]) -> Script:
+    return script(*(call(adopt.carry_schedule, str(place(stage)), one, stage.app_user) for one in beats))
+
+
+def owned(stage: Stage) -> Script:
+    """Uploads belong to the new services: nobody else writes there any more."""
+    return script(*(call(adopt.own_folder, one, stage.app_user, stage.app_user) for one in stage.shared_dirs))
 
 
 def static(stage: Stage, release: Release) -> Script:

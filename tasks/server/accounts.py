@@ -24,6 +24,12 @@ def run_as(account: str, work: Callable[[], object]) -> Any:
         return work()
     if os.geteuid() != 0:
         raise Refused(f"only root may act as {account}", "run it as the account that provisioning uses")
+    return begin_as(account, work)()
+
+
+def begin_as(account: str, work: Callable[[], object]) -> Callable[[], Any]:
+    """As `run_as`, always in a process of its own; what comes back waits for its end."""
+    entry = _known(account)
     reading, writing = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -31,9 +37,13 @@ def run_as(account: str, work: Callable[[], object]) -> Any:
         os.close(reading)
         _as_child(entry, work, writing)
     os.close(writing)
-    answer = _read_all(reading)
-    _, status = os.waitpid(child, 0)
-    return _answer(account, answer, status)
+
+    def ended() -> Any:
+        answer = _read_all(reading)
+        _, status = os.waitpid(child, 0)
+        return _answer(account, answer, status)
+
+    return ended
 
 
 def _known(account: str) -> pwd.struct_passwd:
@@ -79,6 +89,10 @@ def _as_child(entry: pwd.struct_passwd, work: Callable[[], object], writing: int
         status = 0
     except Refused as no:
         answer = wire.dumps({"message": no.message, "hint": no.hint})
+    except OSError as error:
+        place = " ".join(str(one) for one in (error.filename, error.filename2) if one)
+        why = error.strerror or str(error)
+        answer = wire.dumps({"message": f"{entry.pw_name}, {place}: {why}" if place else why, "hint": ""})
     except Exception as error:
         answer = wire.dumps({"message": f"{type(error).__name__}: {error}", "hint": ""})
     try:

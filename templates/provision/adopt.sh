@@ -28,8 +28,8 @@ as_account() { # USER FUNCTION WORD...
 
 # --- looking ---
 
-look_adoption() { # CHECKOUT PLACE UNIT...   PLACE is what becomes the release: the checkout, or its sub_directory
-  local checkout=$1 place=$2 live venv name
+look_adopted() { # how far an earlier run came; by the account that deploys
+  local live
   live=$(current_id)
   fact adopted "$(cat "$PRIVATE/adopted" 2>/dev/null)"
   fact live "$live"
@@ -40,6 +40,12 @@ look_adoption() { # CHECKOUT PLACE UNIT...   PLACE is what becomes the release: 
   if [ -e "$PRIVATE/freeze" ] && ! grep -qF "fab provision --adopt" "$PRIVATE/freeze"; then
     mark problem "$DEPLOY_TO is frozen: $(cat "$PRIVATE/freeze")" "fab unfreeze lifts it"
   fi
+}
+
+look_adoption() { # USER CHECKOUT PLACE UNIT...   PLACE is what becomes the release: the checkout, or its sub_directory
+  local checkout=$2 place=$3 venv name
+  if [ -d "$PRIVATE" ] && id "$1" >/dev/null 2>&1; then as_account "$1" look_adopted; fi
+  if [ -s "$PRIVATE/adopted" ]; then return; fi
   if [ -d "$DEPLOY_TO/current" ] && [ ! -L "$DEPLOY_TO/current" ]; then mark problem "$DEPLOY_TO/current is a folder" "name another deploy_to"; fi
   if ! git_of "$checkout" rev-parse --verify -q HEAD >/dev/null 2>&1 || [ -n "$(git_of "$checkout" rev-parse --show-prefix)" ]; then
     mark problem "$checkout is not a git checkout" "[provision] adopt names the folder that holds .git"
@@ -54,13 +60,13 @@ look_adoption() { # CHECKOUT PLACE UNIT...   PLACE is what becomes the release: 
       [ ! -e "$DEPLOY_TO/$name" ] || mark problem "$DEPLOY_TO/$name is there, and a release layout needs that name" "name another deploy_to"
     done
   fi
-  venv=$(venv_of "$checkout" "${@:3}")
+  venv=$(venv_of "$checkout" "${@:4}")
   if [ -z "$venv" ]; then
     mark problem "no virtual environment was found in $checkout or in the units" "python3 -m venv"
     return
   fi
   fact venv "$venv"
-  fact python "$(sed -nE 's/^version(_info)? *= *([0-9]+\.[0-9]+\.[0-9]+).*/\2/p' "$venv/pyvenv.cfg" | head -n 1)"
+  fact python "$(as_owner "$venv" sed -nE 's/^version(_info)? *= *([0-9]+\.[0-9]+\.[0-9]+).*/\2/p' "$venv/pyvenv.cfg" | head -n 1)"
   case $(readlink -f "$venv/bin/python") in
     /home/* | /root/*) mark problem "the interpreter of $venv is in a home folder, where services may not read" "make it again from a Python in /usr, as python3 -m venv does" ;;
     '') mark problem "the interpreter of $venv does not exist" "make it again: python3 -m venv" ;;
@@ -68,10 +74,13 @@ look_adoption() { # CHECKOUT PLACE UNIT...   PLACE is what becomes the release: 
 }
 
 git_of() { # CHECKOUT WORD...   as the owner: what its configuration runs is not run as root
+  as_owner "$1/.git" env HOME=/nonexistent git -c safe.directory='*' --no-optional-locks -C "$1" "${@:2}"
+}
+
+as_owner() { # PATH WORD...   root reads nothing where somebody else could have put a link, a FIFO or a device
   local owner
-  owner=$(stat -c %u "$1/.git" 2>/dev/null) || return 1
-  setpriv --reuid="$owner" --regid="$(stat -c %g "$1/.git")" --clear-groups \
-    env HOME=/nonexistent git -c safe.directory='*' --no-optional-locks -C "$1" "${@:2}"
+  owner=$(stat -c %u "$1" 2>/dev/null) || return 1
+  setpriv --reuid="$owner" --regid="$(stat -c %g "$1")" --clear-groups "${@:2}"
 }
 
 venv_of() { # CHECKOUT UNIT...   what its services run from, else the one inside it
@@ -131,10 +140,10 @@ look_old_file() { # PLACE PATH CHECKOUT   of shared_files, and the environment f
   local old=$1/$2 new=$SHARED/$2 names
   if [ ! -f "$old" ] && [ ! -f "$new" ]; then
     mark problem "$old does not exist" "if the application has it elsewhere, put a copy at $new"
-  elif [ -f "$old" ] && [ -f "$new" ] && ! cmp -s "$old" "$new"; then
+  elif [ -f "$old" ] && [ -f "$new" ] && [ "$(as_owner "$1" sha256sum -- "$old" | cut -c -64)" != "$(as_owner "$SHARED" sha256sum -- "$new" | cut -c -64)" ]; then
     mark problem "$old and $new differ" "remove or correct $new"
   fi
-  names=$(grep -hF "$3/" "$old" 2>/dev/null | sed -nE 's/^(export )?([A-Za-z_][A-Za-z0-9_]*)=.*/\2/p' | paste -sd ' ') || true
+  names=$(as_owner "$1" grep -hF "$3/" "$old" 2>/dev/null | sed -nE 's/^(export )?([A-Za-z_][A-Za-z0-9_]*)=.*/\2/p' | paste -sd ' ') || true
   [ -z "$names" ] || fact "paths in $2" "$names"
 }
 
@@ -210,29 +219,11 @@ look_room() { # PLACE VENV_MINIMUM_MB FOLDER...   a copy of code and packages
 
 # --- copying ---
 
-empty_staging() { # what a run that died while it copied left belongs to root, and the next repair could not remove it
-  rm -rf "${STAGING:?}"/*
-}
-
-adopt_code() { # ID CHECKOUT PLACE VENV USER GROUP SERVED FOLDER...   as it runs, whatever git says
-  local id=$1 checkout=$2 place=$3 venv=$4 user=$5 group=$6 served=$7 words=() name dir=$STAGING/$1
-  shift 7
-  for name in .git .venv .release release.json web.sock "$@"; do words+=("--exclude=./$name"); done
-  case $venv in "$place"/*) words+=("--exclude=./${venv#"$place"/}") ;; esac
-  if [ "$place" = "$DEPLOY_TO" ]; then
-    for name in "${LAYOUT[@]}"; do
-      words+=("--exclude=./$name" "--exclude=./.current.*")
-      grep -qxF "/$name" "$checkout/.git/info/exclude" 2>/dev/null || printf '/%s\n' "$name" >>"$checkout/.git/info/exclude"
-    done
-  fi
-  rm -rf "$dir"
+open_code() { # ID SERVED   what was copied: nobody but its owner writes it, and nginx goes this way to the static files
+  local dir=$STAGING/$1 served=$2 name place
   mkdir -p "$dir/.release"
-  # 1: a file changed while it was read, as logs do
-  { tar -C "$place" --anchored --no-wildcards-match-slash "${words[@]}" -cf - . || [ $? = 1 ]; } | tar -C "$dir" -xpf -
-  chown -R "$user:$group" "$dir"
   chmod -R u+rwX,g+rX,g-w,o-w "$dir"
   chmod 755 "$dir"
-  # nginx goes this way to the static files
   name=$dir
   while IFS= read -r -d / place; do
     name+=/$place
@@ -241,18 +232,16 @@ adopt_code() { # ID CHECKOUT PLACE VENV USER GROUP SERVED FOLDER...   as it runs
   [ ! -d "$dir/$served" ] || chmod -R o+rX "$dir/$served"
 }
 
-adopt_environment() { # ID VENV PLACE USER
-  local id=$1 venv=$2 place=$3 user=$4 dir=$STAGING/$1/.venv name=adopted-$1 file
-  cp -a "$venv/." "$dir"
+adopt_environment() { # ID VENV PLACE
+  local id=$1 venv=$2 place=$3 dir=$STAGING/$1/.venv name=adopted-$1 file
   for file in "$dir"/bin/*; do
     if [ -f "$file" ] && [ ! -L "$file" ] && head -c 2 "$file" | grep -q '#!' && head -n 2 "$file" | grep -qaF "$venv/bin/"; then relocate_script "$file"; fi
   done
   # What was installed to be edited in place, and the folder of the environment itself.
   find "$dir" -maxdepth 5 \( -name '*.pth' -o -name '__editable__*.py' -o -name '*.egg-link' -o -name 'activate*' -o -name pyvenv.cfg \) -type f \
     -exec sed -i "s|$venv\\b|@ENVIRONMENT@|g; s|$place\\b|$RELEASES/$id|g; s|@ENVIRONMENT@|$ENVIRONMENTS/$name|g" {} +
-  chown -R "$user:$user" "$dir"
   chmod -R u+w,a+rX,go-w "$dir"
-  as_account "$user" finish_environment "$id" "$name"
+  finish_environment "$id" "$name"
 }
 
 finish_environment() { # ID NAME   no .release/python: packages that grew by hand are nobody's beginning
@@ -275,57 +264,6 @@ relocate_script() { # PATH   as uv makes them: it finds the Python beside itself
   } >"$1.new"
   chmod --reference="$1" "$1.new"
   mv -T "$1.new" "$1"
-}
-
-# The folder and a link to where it will be change places in one moment: no upload finds neither.
-exchange() { # PATH PATH
-  python3 -IS - "$1" "$2" <<'PY'
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-one, other = map(os.fsencode, sys.argv[1:])
-if libc.renameat2(-100, one, -100, other, 2):  # AT_FDCWD, RENAME_EXCHANGE: linux/fs.h
-    sys.exit(os.strerror(ctypes.get_errno()))
-PY
-}
-
-adopt_folder() { # PLACE PATH USER   USER: whom the old services run as
-  local old=$1/$2 new=$SHARED/$2
-  if [ "$(readlink "$new")" = "$new" ]; then rm "$new"; fi # an earlier run died here
-  if [ ! -e "$old" ]; then
-    install -d -g www-data -m 2775 "$new"
-  elif [ ! "$old" -ef "$new" ]; then
-    mkdir -p "$(dirname "$new")"
-    [ ! -d "$new" ] || rmdir "$new"
-    ln -s "$new" "$new"
-    exchange "$old" "$new" || { rm "$new"; die "$old could not be moved to $new" "the line above says why"; }
-  fi
-  if [ "$3" != root ] && [ -e "$old" ]; then chown -R "$3" "$new"; fi
-  open_folder "$new"
-}
-
-open_folder() { # PATH   to whoever is in www-data
-  chgrp -R www-data "$1"
-  chmod -R g+rwX "$1"
-  find "$1" -type d -exec chmod g+s {} +
-}
-
-leave_folder() { # PLACE PATH   undo of adopt_folder
-  local old=$1/$2 new=$SHARED/$2
-  if [ -L "$old" ] && [ "$(readlink "$old")" = "$new" ] && [ -d "$new" ]; then
-    exchange "$old" "$new"
-    rm "$new"
-  fi
-}
-
-adopt_file() { # PLACE PATH USER GROUP   byte for byte
-  local new=$SHARED/$2
-  mkdir -p "$(dirname "$new")"
-  if [ ! -f "$new" ]; then
-    install -o "$3" -g "$4" -m 640 "$1/$2" "$new.part"
-    cmp "$1/$2" "$new.part"
-    sync "$new.part"
-    mv -T "$new.part" "$new"
-  fi
 }
 
 adopt_static() { # ID STATIC_ROOT   what browsers have pages of now stays served
@@ -375,26 +313,12 @@ unit_aside() { # UNIT   whose name one of ours takes: its definition, and what w
   [ ! -d "$path.d" ] || mv -T "$path.d" "$path.d.$ASIDE"
 }
 
-carry_schedule() { # PLACE SERVICE USER   what beat remembers of its last runs
-  local folder=/var/lib/$APPLICATION-$2 path
-  if compgen -G "$folder/celerybeat-schedule*" >/dev/null; then return; fi
-  for path in "$1"/celerybeat-schedule*; do
-    if [ -f "$path" ]; then install -D -o "$3" -g "$3" -m 600 "$path" "$folder/${path##*/}"; fi
-  done
-  [ ! -d "$folder" ] || chown "$3:$3" "$folder"
-}
-
 await_old_requests() { # those nginx took before its reload, at the most a minute
   local tries
   for ((tries = 0; tries < 600; tries++)); do
     pgrep -f '^nginx: worker process is shutting down' >/dev/null || return 0
     sleep 0.1
   done
-}
-
-own_folder() { # PATH USER   nobody else writes there any more
-  open_folder "$SHARED/$1"
-  chown -R "$2" "$SHARED/$1"
 }
 
 adoption_done() { # ID CHECKOUT

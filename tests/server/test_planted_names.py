@@ -5,12 +5,17 @@ Which paths those are is found by watching `fab provision` while it mends, never
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tasks._scene import open_host
+from tasks.config.load import load, stage
+from tasks.engine.session import Session
 from tests.conftest import Boot
 from tests.servers.shop import Shop
 
-from .planting import PLANTS, VICTIM, VICTIMS, attacked, kinds_for, watched, within_reach
+from .planting import PLANTS, VICTIM, VICTIMS, attacked, kinds_for, outside, watched, within_reach
 
 pytestmark = pytest.mark.server
 
@@ -91,3 +96,73 @@ def test_what_is_planted_at_the_files_of_an_account_leads_root_nowhere(
         kind = next(one for one in (*kinds[place % len(kinds) :], *kinds) if one in possible)
         wrong.append(attacked(shop.server, path, account, kind, lambda: provision(shop)))
     assert [one for one in wrong if one] == []
+
+
+# ---- the lock, which root takes in a folder of deploy's
+
+
+SUDOERS = "/etc/sudoers.d/planted"
+LOCKS = {
+    "a link to a sudoers file": f"ln -sf {SUDOERS} lock",
+    "a FIFO": "rm -f lock; mkfifo lock",
+    "a folder": "rm -f lock; mkdir lock",
+    "FIFOs where its holder was written": 'for number in {1..9999}; do echo "lock.$number"; done | xargs mkfifo -m 666',
+    "links where its holder was written": f"for number in {{1..9999}}; do ln -s {SUDOERS} lock.$number; done",
+}
+
+
+@pytest.mark.parametrize("how", LOCKS)
+def test_a_planted_lock_gives_deploy_no_rule_of_its_own(shop: Shop, how: str) -> None:
+    """Root wrote who holds it through a link, and deploy's answer to a FIFO: a line of a sudoers file."""
+    run = shop.server.run
+    before = outside(shop.server)
+    run(f"cd /srv/pos/.releases && {LOCKS[how]}", user="deploy")
+    try:
+        status, said = provision(shop)
+        assert outside(shop.server) == before
+        assert run(f"test -e {SUDOERS}", check=False).returncode == 1
+        assert run("sudo -n id", user="deploy", check=False).returncode != 0
+        if "holder" not in how:
+            assert (status, "/srv/pos/.releases/lock" in said) == (1, True), said
+    finally:
+        run("rm -rf /srv/pos/.releases/lock*")
+    assert provision(shop)[0] == 0
+
+
+@pytest.fixture
+def sessions(shop: Shop) -> Iterator[tuple[Session, Session]]:
+    """One of root's and one of deploy's."""
+    here = stage(load(shop.folder / "releases.toml"))
+    root, deploy = (open_host(here, here.hosts[0], as_admin=one) for one in (True, False))
+    yield root, deploy
+    root.close()
+    deploy.close()
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["root first", "deploy first"])
+def test_root_and_deploy_keep_each_other_out(sessions: tuple[Session, Session], first: int) -> None:
+    holder, other = sessions[first], sessions[1 - first]
+    assert holder.lock("ada: provision") == ""
+    assert other.lock("bob: deploy") == "ada: provision "
+    holder.unlock()
+    assert other.lock("bob: deploy") == ""
+    assert holder.lock("ada: provision") == "bob: deploy "
+    other.unlock()
+    assert holder.lock("ada: provision") == ""
+
+
+@pytest.mark.parametrize("how", ["rm lock; touch lock", "rm lock; ln -s /root/victim lock", "rm lock; mkfifo lock"])
+def test_another_lock_that_is_put_there_lets_deploy_in_no_sooner(
+    shop: Shop, sessions: tuple[Session, Session], how: str
+) -> None:
+    root, deploy = sessions
+    assert root.lock("ada: provision") == ""
+    shop.server.run(f"cd /srv/pos/.releases; {how}", user="deploy")
+    try:
+        if "touch" in how:
+            assert deploy.lock("bob: deploy") == "ada: provision "
+        assert "locked by ada: provision" in " ".join(shop.fab("status").stdout.split())
+        refused = shop.fab("repair", check=3)
+        assert "locked by ada: provision" in refused.stderr
+    finally:
+        shop.server.run("rm -f /srv/pos/.releases/lock")

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from .. import accounts, files
 from ..exported import exported
+from ..refused import Refused
 from ..values.site import Site
 from .looking import tell, text_of
 
@@ -95,10 +96,15 @@ def _content(path: str) -> str:
 
 
 def _folder(user: str) -> str:
-    """ "" where there is no such account."""
-    with suppress(KeyError):
-        return f"{pwd.getpwnam(user).pw_dir}/.ssh"
-    return ""
+    """ "" where there is no such account. Refused for what is no folder: the account itself would follow it."""
+    try:
+        path = f"{pwd.getpwnam(user).pw_dir}/.ssh"
+    except KeyError:
+        return ""
+    there = files.entry(path)
+    if there and there.kind != "directory":
+        raise Refused(f"{path} is not a folder, but a {there.kind}", files.AWAY)
+    return path
 
 
 def _add(user: str, name: str, lines: Iterable[str]) -> None:

@@ -32,30 +32,27 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own(passable: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The home of the other account, beside a secret of root's that stays as it is."""
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        if path.stat().st_uid == 0:
-            path.chmod(path.stat().st_mode | 0o011)
-    home = tmp_path / "own"
+    home = passable / "own"
     home.mkdir()
     entry = pwd.getpwnam(OTHER)
     os.chown(home, entry.pw_uid, entry.pw_gid)
     real = pwd.getpwnam
     there = pwd.struct_passwd((*entry[:5], str(home), entry[6]))
     monkeypatch.setattr(pwd, "getpwnam", lambda name: there if name == OTHER else real(name))
-    (tmp_path / "victim").write_text("root's own\n")
-    (tmp_path / "victim").chmod(0o600)
+    (passable / "victim").write_text("root's own\n")
+    (passable / "victim").chmod(0o600)
     yield home
-    status = (tmp_path / "victim").stat()
+    status = (passable / "victim").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
-    assert (tmp_path / "victim").read_text() == "root's own\n"
+    assert (passable / "victim").read_text() == "root's own\n"
 
 
 @pytest.fixture
-def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def part(passable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `part` of templates/provision/parts.sh makes."""
-    folder = tmp_path / "kept"
+    folder = passable / "kept"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv(kept.FOLDER, str(folder))
     return folder
@@ -143,8 +140,8 @@ def test_variables_that_their_account_may_not_read_are_not_made_again(own: Path)
     assert secret_file.read(SITE, str(own / ".env"), OTHER) == Secret("A=1\n")
 
 
-def test_what_a_part_replaced_is_put_back(own: Path, tmp_path: Path, part: Path, told: dict[str, str]) -> None:
-    here = tmp_path / "etc"
+def test_what_a_part_replaced_is_put_back(own: Path, passable: Path, part: Path, told: dict[str, str]) -> None:
+    here = passable / "etc"
     here.mkdir()
     (here / "one").write_text("before")
     (here / "link").symlink_to("one")
@@ -213,8 +210,8 @@ def test_a_look_says_what_was_planted_and_goes_on(own: Path, told: dict[str, str
     assert told["below"].startswith(f"{own}/etc is a link")
 
 
-def test_folders_are_made_with_those_above(own: Path, tmp_path: Path, told: dict[str, str]) -> None:
-    directory.make(SITE, str(tmp_path / "srv/shop/shared"), OTHER, OTHER, "2775")
-    directory.look(SITE, "shared", str(tmp_path / "srv/shop/shared"))
+def test_folders_are_made_with_those_above(own: Path, passable: Path, told: dict[str, str]) -> None:
+    directory.make(SITE, str(passable / "srv/shop/shared"), OTHER, OTHER, "2775")
+    directory.look(SITE, "shared", str(passable / "srv/shop/shared"))
     assert told["shared"] == f"directory, {OTHER}:{OTHER} 2775"
-    assert (tmp_path / "srv").owner() == "root"
+    assert (passable / "srv").owner() == "root"
