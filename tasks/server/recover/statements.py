@@ -148,5 +148,9 @@ from (select format('%I.%I', nspname, relname) as name from pg_class c join pg_n
     and not exists (select from pg_depend d
         where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')) t;
 """
+NOT_FILLED = """\
+select coalesce(json_agg(nspname || ' ' || relname), '[]') from pg_class c
+join pg_namespace n on n.oid = relnamespace where relkind = 'm' and not relispopulated;
+"""
 # Without statistics the first hour is slow. Functions in indexes run as the owner of their table.
 ANALYZE = "set client_min_messages = error;\nanalyze;\n"
