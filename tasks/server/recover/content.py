@@ -46,12 +46,12 @@ def fill(login: Login, database: str, dump: Dump, archive: str, path: str, *, wi
     rest = [line for line in entries if kind(line) not in RIGHTS]
     guests = json.loads(postgres.asked(login, database, statements.LET_IN, dump.manifest.get("owners") or []))
     said = _restored(login, rest, *words, f"--jobs={os.cpu_count() or 1}", archive)
-    found, wanted = _rows(login, database), dump.manifest["rows"]
+    found, wanted = _rows(login, database, path), dump.manifest["rows"]
     if said:
         found = _mend(login, database, rest, wanted, archive, path, words)
     postgres.asked(login, database, statements.LET_OUT, guests)
     _compare(found, wanted, said)
-    postgres.asked(login, database, statements.ANALYZE)
+    postgres.asked(login, database, statements.ANALYZE, path)
     _restored(login, rights, *words, archive)
     return _missing(login, database, entries, with_owners=with_owners)
 
@@ -80,14 +80,14 @@ def _mend(
     before: tuple[object, ...] = ()
     views = [line for line in entries if kind(line) == VIEW]
     for _ in range(TRIES):
-        found = _rows(login, database)
+        found = _rows(login, database, path)
         there = _schema(login, database, with_owners=False) or set()
         again = [line for line in entries if _is_short(line, found, wanted) or _is_absent(line, there)]
         if before == (found, there):
             break
         before = (found, there)
         _restored(login, again + views, *words, archive, path=path)
-    return _rows(login, database)
+    return _rows(login, database, path)
 
 
 def _looks_as_live(archive: str) -> None:
@@ -133,8 +133,8 @@ def _with_list(login: Login, entries: list[str], words: Sequence[str], path: str
         return postgres.client(login, "pg_restore", f"--use-list={file.name}", *words, search_path=path)
 
 
-def _rows(login: Login, database: str) -> dict[str, int]:
-    found: dict[str, int] = json.loads(postgres.asked(login, database, statements.ROWS))
+def _rows(login: Login, database: str, path: str) -> dict[str, int]:
+    found: dict[str, int] = json.loads(postgres.asked(login, database, statements.ROWS, path))
     return found
 
 

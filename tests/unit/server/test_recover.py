@@ -77,7 +77,11 @@ class Place:
             postgres.conninfo(base),
         ]
         subprocess.run([POSTGRES / "pg_dump", *map(str, words)], check=True, capture_output=True, timeout=60)
-        rows = json.loads(self.say("set search_path = pg_catalog;" + database.statements.ROWS, base))
+        ours = "from pg_catalog.pg_tables where schemaname !~ '^(pg_|information_schema)'"
+        names = f"set search_path = pg_catalog; select json_agg(format('%I.%I', schemaname, tablename)) {ours}"
+        tables = self.say(names, base, "pos")
+        counted = "select pg_catalog.count(*) from only"
+        rows = {table: int(self.say(f"{counted} {table}", base, "pos")) for table in json.loads(tables or "[]")}
         self.describe(name, rows=rows, database=base, **more)
 
     def describe(self, name: str, **manifest: Any) -> None:
