@@ -241,7 +241,7 @@ def _database(loss: Loss, host: Host) -> tuple[Step, ...]:
         account=host.user if host.user != "root" else "nobody",
         owner=here.name_on_servers,
         rename=loss.is_drill,
-        extensions=(),
+        extensions=here.provision.extensions,
     )
     return (
         Step("roles", "Put roles back", script(made)),

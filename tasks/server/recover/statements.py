@@ -42,7 +42,7 @@ begin
       execute format('create schema %I', one ->> 'schema');
       execute format('alter schema %I owner to %I', one ->> 'schema', one ->> 'owner');
     end if;
-    execute format('create extension if not exists %I schema %I', one ->> 'name', one ->> 'schema');
+    execute format('create extension if not exists %I schema %I cascade', one ->> 'name', one ->> 'schema');
   end loop;
 end
 $do$;
