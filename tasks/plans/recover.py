@@ -176,7 +176,7 @@ def _before(loss: Loss, host: Host) -> Script:
     given = [tls.fullchain, tls.key] if tls.certificate == "files" else []
     if loss.was.is_archived:
         given.append(archive.KEY)  # an archive on a disk that outlived the server opens with it
-    return keys + clock + script(("recovered_certificates", *given))
+    return keys + clock + script(("recovered_certificates",), call(shared.restore_own_files, paths=tuple(given)))
 
 
 def read_environment(loss: Loss) -> Script:
