@@ -18,8 +18,6 @@ from ..remote.machine.stores import Offsite
 from ..server.recover import database, left, roles, shared
 from ..server.values import cluster
 
-FETCHED = "/var/lib/fab-releases/recovered"
-
 
 @dataclass(frozen=True)
 class Loss:
@@ -180,9 +178,9 @@ def _before(loss: Loss, host: Host) -> Script:
 
 
 def read_environment(loss: Loss) -> Script:
-    """Of the lost server; on the host that has it."""
+    """Of the lost server, on the host that has it: what the call returns is a Secret, or None."""
     was = loss.was
-    return script(("read_environment", f"{FETCHED}{was.layout.shared / was.environment.file}"))
+    return script(call(shared.read_environment, str(was.layout.shared / was.environment.file)))
 
 
 def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:

@@ -39,7 +39,3 @@ make_database() { # DATABASE OWNER   UTF8 whatever the cluster was made with
     printf '%s\n' "alter database :\"name\" owner to :\"owner\"; revoke connect on database :\"name\" from public;"
   } | as_postgres -d postgres
 }
-
-read_environment() { # PATH   as a snapshot has it, in a folder of root's; never shown
-  [ ! -f "$1" ] || mark environment "$(base64 -w 0 <"$1")"
-}

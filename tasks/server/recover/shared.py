@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from .. import accounts, files, telling
 from ..exported import exported
+from ..make.looking import text_of
+from ..values.secret import Secret
 from ..values.site import Site
 from . import fetched, owners, tree
 from .owners import Owners, group_of
@@ -85,6 +87,15 @@ def restore_keys(site: Site, was: str, user: str, logins: bool) -> None:  # noqa
         if there and there.kind == "regular file" and (logins or name != "authorized_keys"):
             found[name] = files.read(f"{folder}/{name}")
     accounts.run_as(user, lambda: _write_keys(user, found))
+
+
+@exported
+def read_environment(site: Site, path: str) -> Secret | None:  # noqa: ARG001
+    """The file of variables as the lost server had it."""
+    there = files.entry(f"{fetched.place()}{path}")
+    if there is None or there.kind == "directory":  # a stage may have none
+        return None
+    return Secret(text_of(files.read(f"{fetched.place()}{path}")))
 
 
 @exported

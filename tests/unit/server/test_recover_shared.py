@@ -224,3 +224,16 @@ def test_files_of_a_persons_own_follow_links_of_the_lost_server_alone(place: Pla
     (lost / "tls").rename(lost / "own/tls")
     with pytest.raises(Refused, match="own/tls"):
         shared.restore_own_files(place.site, (f"{place.folder}/own/tls/full.pem",))
+
+
+def test_variables_are_read_from_what_was_fetched_alone(place: Place) -> None:
+    found = shared.read_environment(place.site, f"{THERE}/shared/.env")
+    assert found is not None
+    assert found.value == "SECRET_KEY=x"
+    assert shared.read_environment(place.site, f"{THERE}/shared") is None
+    assert shared.read_environment(place.site, f"{THERE}/missing/.env") is None
+    path = place.fetched / THERE[1:] / "shared/.env"
+    path.unlink()
+    path.symlink_to(place.folder / "victim")
+    with pytest.raises(Refused, match=r"shared/\.env"):
+        shared.read_environment(place.site, f"{THERE}/shared/.env")
