@@ -186,7 +186,9 @@ def _psql(text: str, given: object, environment: Mapping[str, str], names: Mappi
             check=False,
         )
     if done.returncode:
-        raise Refused(f"PostgreSQL refuses: {_first(done.stderr.decode(errors='replace'))}", "the line says why")
+        raise Refused(
+            _first(done.stderr.decode(errors="replace")), "it is PostgreSQL that says so: its log may say more"
+        )
     return done.stdout.decode(errors="replace")
 
 
