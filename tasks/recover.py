@@ -154,7 +154,7 @@ def _seeds(at: Scene, loss: Loss) -> stores.Seeds:
         return replace(provisioning.known_seeds(at), offsite=opened(loss.here))
     host = loss.application.name
     said = must(ask(at.sessions[host], recovering.read_environment(loss)), host)
-    lost = stores.told((mark.kind, *mark.words) for mark in said.marks).get("environment")
+    lost = next((one.value for one in said.returned if isinstance(one, Secret)), None)
     if not loss.is_drill:
         return replace(stores.seeds_of(lost), offsite=opened(loss.here))
     return _seeds_of_drill(at, loss, lost or "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.server import extensions, telling
+from tasks.server import extensions, postgres, telling
 from tasks.server.refused import Refused
 from tasks.server.values.site import Site
 from tests.application import Cluster, Release, database_name, items
@@ -21,11 +21,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root becomes post
 
 @pytest.fixture(autouse=True)
 def reached(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGHOST", str(cluster.folder))
-    monkeypatch.setenv("PGPORT", str(cluster.port))
-    monkeypatch.setattr(
-        extensions, "QUIETLY", {**extensions.QUIETLY, "PGHOST": str(cluster.folder), "PGPORT": str(cluster.port)}
-    )
+    monkeypatch.setattr(postgres, "WHERE", {"PGHOST": str(cluster.folder), "PGPORT": str(cluster.port)})
 
 
 def there(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -18,8 +18,6 @@ from ..remote.machine.stores import Offsite
 from ..server.recover import database, left, roles, shared
 from ..server.values import cluster
 
-FETCHED = "/var/lib/fab-releases/recovered"
-
 
 @dataclass(frozen=True)
 class Loss:
@@ -176,13 +174,13 @@ def _before(loss: Loss, host: Host) -> Script:
     given = [tls.fullchain, tls.key] if tls.certificate == "files" else []
     if loss.was.is_archived:
         given.append(archive.KEY)  # an archive on a disk that outlived the server opens with it
-    return keys + clock + script(("recovered_certificates", *given))
+    return keys + clock + script(("recovered_certificates",), call(shared.restore_own_files, paths=tuple(given)))
 
 
 def read_environment(loss: Loss) -> Script:
-    """Of the lost server; on the host that has it."""
+    """Of the lost server, on the host that has it: what the call returns is a Secret, or None."""
     was = loss.was
-    return script(("read_environment", f"{FETCHED}{was.layout.shared / was.environment.file}"))
+    return script(call(shared.read_environment, str(was.layout.shared / was.environment.file)))
 
 
 def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
@@ -241,7 +239,7 @@ def _database(loss: Loss, host: Host) -> tuple[Step, ...]:
         account=host.user if host.user != "root" else "nobody",
         owner=here.name_on_servers,
         rename=loss.is_drill,
-        extensions=(),
+        extensions=here.provision.extensions,
     )
     return (
         Step("roles", "Put roles back", script(made)),

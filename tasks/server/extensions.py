@@ -8,17 +8,12 @@ with a copy of it, so that its extensions are there before anything of the appli
 
 from __future__ import annotations
 
-import os
-import subprocess
-
-from . import accounts, telling
+from . import postgres, telling
 from .exported import exported
+from .postgres import MAINTENANCE
 from .refused import Refused
 from .values.site import Site
 
-ACCOUNT = "postgres"
-MAINTENANCE = "postgres"
-QUIETLY = {"PGOPTIONS": "-c search_path=pg_catalog", "LC_ALL": "C.UTF-8"}
 THERE = """\
 select extname from pg_extension where extname = any (string_to_array(:'wanted', ','))
 """
@@ -102,18 +97,8 @@ def template_of(database: str) -> str:
 
 
 def _superuser(text: str, database: str, **names: str) -> str:
-    """What a constant text answers; `names` are quoted by psql and are no secrets."""
-    words = [word for name, value in names.items() for word in ("-v", f"{name}={value}")]
-
-    def work() -> list[object]:
-        done = subprocess.run(
-            ["psql", "-XqAtw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", *words, "-f", "-"],
-            input=text, capture_output=True, text=True, check=False,
-            env={**os.environ, **QUIETLY, "PGDATABASE": database})  # fmt: skip
-        return [done.returncode, done.stdout, done.stderr]
-
-    code, out, said = accounts.run_as(ACCOUNT, work)
-    if code:
-        reason = next((line.partition("ERROR:  ")[2] for line in said.splitlines() if "ERROR:  " in line), said.strip())
-        raise Refused(reason[:500], "PostgreSQL's log says more; is its package in [provision] packages?")
-    return str(out).strip()
+    """In the application's database nothing of its own is called: see above."""
+    try:
+        return postgres.superuser(text, database=database, **names).strip()
+    except Refused as no:
+        raise Refused(no.message, "PostgreSQL's log says more; is its package in [provision] packages?") from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import tempfile
@@ -92,14 +93,15 @@ class Login:
     version: str
     """Of the server: "15"."""
 
-    def environment(self, database: str) -> dict[str, str]:
+    def environment(self, database: str, search_path: str = "pg_catalog") -> dict[str, str]:
+        escaped = re.sub(r"([\\\s])", r"\\\1", search_path)
         return {
             "PGHOST": "127.0.0.1",
             "PGPORT": self.port,
             "PGUSER": self.name,
             "PGPASSWORD": self.password,
             "PGDATABASE": database,
-            "PGOPTIONS": CATALOG,
+            "PGOPTIONS": f"-c search_path={escaped}",
             "PGCONNECT_TIMEOUT": "20",
             "PGPASSFILE": "/dev/null",
             "PGSERVICEFILE": "/dev/null",
@@ -136,16 +138,16 @@ def login(owner: str, account: str) -> Iterator[Login]:
         superuser(LOGOUT)
 
 
-def client(login: Login, program: str, *words: str) -> tuple[int, str, str]:
+def client(login: Login, program: str, *words: str, search_path: str = "") -> tuple[int, str, str]:
     """pg_restore or pg_dump of the server's version: its exit status, its output, and the beginning of its errors.
 
-    Words are seen in the process list.
+    Words are seen in the process list. `search_path` is where names of an application are found, if not nowhere.
     """
     own = f"/usr/lib/postgresql/{login.version}/bin/{program}"
     path = own if os.path.exists(own) else program
 
     def work() -> list[object]:
-        environment = {**os.environ, **login.environment(MAINTENANCE), "LC_ALL": "C.UTF-8"}
+        environment = {**os.environ, **login.environment(MAINTENANCE, search_path or "pg_catalog"), "LC_ALL": "C.UTF-8"}
         with tempfile.TemporaryFile() as errors:  # code of the application may have a lot to say
             done = subprocess.run(
                 [path, *words],
@@ -184,7 +186,9 @@ def _psql(text: str, given: object, environment: Mapping[str, str], names: Mappi
             check=False,
         )
     if done.returncode:
-        raise Refused(f"PostgreSQL refuses: {_first(done.stderr.decode(errors='replace'))}", "the line says why")
+        raise Refused(
+            _first(done.stderr.decode(errors="replace")), "it is PostgreSQL that says so: its log may say more"
+        )
     return done.stdout.decode(errors="replace")
 
 

@@ -24,14 +24,19 @@ from pgbackrest import Reach, Refused
 PLACE = Path(__file__).parent
 OURS = "-c search_path=pg_catalog"
 APPLIED = "select app || '.' || name from public.django_migrations order by 1"
-# What pg_dump dumps: not the tables of extensions.
+# What pg_dump dumps: not the tables of extensions. Planning a count looks into the functions of indexes, which find
+# names as the application does: from there on everything of ours is said with its schema.
 COUNTS = """
-    select coalesce(json_object_agg(name, (xpath('/row/n/text()',
-        query_to_xml(format('select count(*) as n from only %s', name), false, true, '')))[1]::text::bigint), '{}')
-    from (select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespace n on n.oid = relnamespace
+    set search_path = pg_catalog;
+    create temporary table counted as
+    select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespace n on n.oid = relnamespace
     where relkind = 'r' and relpersistence <> 't' and nspname !~ '^pg_' and nspname <> 'information_schema'
     and not exists (select from pg_depend d
-                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')) as t"""
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e');
+    reset search_path;
+    select coalesce(pg_catalog.json_object_agg(name, (pg_catalog.xpath('/row/n/text()', pg_catalog.query_to_xml(
+        pg_catalog.format('select pg_catalog.count(*) as n from only %s', name), false, true, '')))[1]
+        ::pg_catalog.text::pg_catalog.int8), '{}') from pg_temp.counted"""
 LAST = re.compile(r"last completed transaction was at log time (.*)")
 
 
@@ -107,12 +112,15 @@ def dumped(side: Path, database: str, folder: Path, said: dict[str, str]) -> dic
 
 
 def ask(user: str, database: str, query: str) -> str:
-    return run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, "-f", "-", text=query)
+    options = OURS if user == "postgres" else ""
+    return run(
+        "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", user, "-d", database, "-f", "-", text=query, options=options
+    )
 
 
-def run(*words: str | Path, text: str = "") -> str:
+def run(*words: str | Path, text: str = "", options: str = "") -> str:
     """Of the cluster beside, whose socket lies in our own runtime directory."""
-    where = {**os.environ, "PGHOST": os.environ["RUNTIME_DIRECTORY"], "PGPORT": "5432", "PGOPTIONS": OURS}
+    where = {**os.environ, "PGHOST": os.environ["RUNTIME_DIRECTORY"], "PGPORT": "5432", "PGOPTIONS": options}
     done = subprocess.run(words, input=text, capture_output=True, text=True, env=where, check=False)
     if done.returncode:
         raise Refused(f"{Path(words[0]).name} failed: {done.stderr.strip()[-500:]}", "nothing was touched")

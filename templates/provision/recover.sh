@@ -97,15 +97,8 @@ recovered_clock_and_language() { # time zone and locales: timers, and databases 
   [ ! -f "$RECOVERED/etc/default/locale" ] || cp "$RECOVERED/etc/default/locale" /etc/default/locale
 }
 
-recovered_certificates() { # PATH...   certificates, the account they were obtained with, and the files that were put there
-  local path
+recovered_certificates() { # those of certbot, and the account they were obtained with
   if [ -d "$RECOVERED/etc/letsencrypt" ] && [ ! -d /etc/letsencrypt/live ]; then cp -a "$RECOVERED/etc/letsencrypt" /etc/; fi
-  for path in "$@"; do
-    if [ -f "$RECOVERED$path" ] && [ ! -e "$path" ]; then
-      mkdir -p "$(dirname "$path")"
-      install -m "$(stat -L -c %a "$RECOVERED$path")" "$RECOVERED$path" "$path" # root's, as nginx reads it
-    fi
-  done
 }
 
 is_among() { # WORD WORD...

@@ -2,7 +2,7 @@
 # PostgreSQL and Redis: a role, a database and a user of the application's own, with no more rights than it needs.
 
 # Nothing but pg_catalog is searched: in a database where others may make operators, a superuser must not meet theirs.
-as_postgres() { (cd / && PGOPTIONS='-c search_path=pg_catalog' exec runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 "$@"); }
+as_postgres() { (cd / && PGOPTIONS='-c search_path=pg_catalog -c standard_conforming_strings=on' exec runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 "$@"); }
 
 look_role() { # NAME ROLE
   { as_postgres -d postgres -v "role=$2" <<<"select case when rolcanlogin then 'login' end, case when rolcreatedb then 'may create databases' end,
@@ -38,8 +38,4 @@ make_database() { # DATABASE OWNER   UTF8 whatever the cluster was made with
       where not exists (select from pg_database where datname = :'name') \\gexec"
     printf '%s\n' "alter database :\"name\" owner to :\"owner\"; revoke connect on database :\"name\" from public;"
   } | as_postgres -d postgres
-}
-
-read_environment() { # PATH   as a snapshot has it, in a folder of root's; never shown
-  [ ! -f "$1" ] || mark environment "$(base64 -w 0 <"$1")"
 }

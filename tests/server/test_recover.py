@@ -58,6 +58,17 @@ insert into public.remark values (1), (2), (3);
 alter database pos set search_path = public, pg_catalog;
 alter role pos set search_path = public, pg_catalog, E'a\nALTER ROLE pos SUPERUSER;\n\\\\! touch {MARKER}\n';
 """
+# Where everybody may create in the schema public of the database `postgres`: the rule until PostgreSQL 15.
+BESIDE = (
+    OF_THE_APPLICATION.partition("create function public.same")[0]
+    + """
+create function public.joined(text, name) returns text language plpgsql as
+  $f$ begin perform public.more(); return pg_catalog.textcat($1, $2::text); end $f$;
+create operator public.|| (function = public.joined, leftarg = text, rightarg = name);
+create function public.format(text, name) returns text language plpgsql as
+  $f$ begin perform public.more(); return 'select 1'; end $f$;
+"""
+)
 
 KILLED = """
 export RESTIC_PASSWORD_FILE=/etc/fab-releases/pos.key HOME=/root
@@ -234,6 +245,24 @@ def test_the_application_is_no_more_after_a_recover_than_before(lost: Lost) -> N
     assert sql(server, "select count(*) from pg_roles where rolname ~ 'fab_recover'").strip() == "0"
     assert server.run(f"ls {MARKER}", check=False).returncode != 0, "code of the application ran as account postgres"
     assert sql(server, "select count(*) from public.remark", "pos").strip() == "3"
+
+
+def test_no_superuser_meets_functions_that_others_left_in_the_database_it_works_in(lost: Lost) -> None:
+    """Neither when it is provisioned nor while it is looked after."""
+    server = lost.shop.server
+    sql(server, "grant create on schema public to pos")
+    server.run(
+        AS_THE_APPLICATION.replace('env.production)"', 'env.production | sed s,/[^/]*$,/postgres,)"'), input=BESIDE
+    )
+    sql(server, "alter role pos in database postgres set search_path = public, pg_catalog")
+    try:
+        lost.shop.fab("provision", "--yes", timeout=400)
+        for words in (("check",), ("status",), ("backup",)):
+            lost.shop.fab(*words, check=None, timeout=300)
+    finally:
+        sql(server, "revoke create on schema public from pos; alter role pos in database postgres reset all")
+    assert sql(server, "select rolname from pg_roles where rolsuper").split() == ["postgres"]
+    assert server.run(f"ls {MARKER}", check=False).returncode != 0, "code of the application ran as account postgres"
 
 
 def test_a_server_that_serves_is_overwritten(lost: Lost) -> None:

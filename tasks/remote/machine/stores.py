@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
@@ -71,15 +70,6 @@ class Seeds:
 
     def look_by(self, asked: Call[object]) -> Line | Call[object]:
         return ("look_nothing",) if self.fresh else asked
-
-
-def told(marks: Iterable[tuple[str, ...]]) -> dict[str, str]:
-    """(kind, word, ...) of a session -> "environment", the text of a file that `read_environment` tells."""
-    return {
-        kind: base64.b64decode(words[0]).decode(errors="surrogateescape")
-        for kind, *words in marks
-        if kind == "environment"
-    }
 
 
 def known_of(environment: Secret | None, passfile: Secret | None) -> dict[str, str]:

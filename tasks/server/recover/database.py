@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from .. import accounts, files, postgres, telling
+from .. import files, postgres, telling
 from ..exported import exported
-from ..postgres import Login
 from ..refused import Refused
 from ..values.site import Site
-from . import fetched, left, statements
+from . import content, fetched, left, statements
 from .fetched import OLDER, Dump
 from .settings import split
 
@@ -35,14 +33,6 @@ PLAIN: dict[str, Any] = {
     "grants": [],
 }
 """As provisioning makes one."""
-EXTENSION = re.compile(
-    r'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|\S+) WITH SCHEMA ("(?:[^"]|"")+"|[^\s;]+);$', re.M
-)
-RIGHTS = ("ACL", "DEFAULT ACL")
-ROWS = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "MATERIALIZED VIEW DATA")
-ENTRY = re.compile(
-    r"^(\d+); \d+ \d+ (DEFAULT ACL|TABLE DATA|SEQUENCE SET|BLOB METADATA|MATERIALIZED VIEW DATA|\S+) ?(.*)$"
-)
 
 
 @exported
@@ -104,13 +94,14 @@ def restore(
     itself: dict[str, Any] = next((one for one in known.get("databases", []) if one["name"] == was), {})
     theirs = owner if rename else _owner(itself.get("owner") or owner, owner)
     with copied(dump, account) as archive, postgres.login(theirs, account) as login:
-        wanted = _extensions(login, archive, extensions, theirs)
+        wanted = content.extensions(login, archive, extensions, theirs)
         postgres.superuser(statements.DROP, name=name)
         make(name, theirs, {**PLAIN, **itself})
         mark(site, name, "begun", dump.manifest["sha256"])
         if wanted:
             postgres.superuser(statements.EXTENSIONS, given=wanted, database=name)
-        missing = fill(login, name, dump, archive, with_owners=not rename)
+        path = content.search_path(known, was, itself.get("owner") or owner)
+        missing = content.fill(login, name, dump, archive, path, with_owners=not rename)
     left.note(site, "objects", missing)
     finish(site, name, theirs, was, known, itself)
     mark(site, name, "restored", dump.manifest["sha256"])
@@ -213,111 +204,3 @@ def copied(dump: Dump, account: str) -> Iterator[str]:
         yield path
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fill(login: Login, database: str, dump: Dump, archive: str, *, with_owners: bool) -> list[str]:
-    """What is not in it although it is in the archive. Refused where rows differ from the manifest's.
-
-    Rights come last: an owner may have taken some from itself.
-    """
-    where = f"--dbname={postgres.conninfo(database)}"
-    words = ["--no-tablespaces", *([] if with_owners else ["--no-owner"]), where]
-    entries = _contents(login, archive)
-    rights = [line for line in entries if _kind(line) in RIGHTS]
-    rest = [line for line in entries if _kind(line) not in RIGHTS]
-    guests = json.loads(postgres.asked(login, database, statements.LET_IN, dump.manifest.get("owners") or []))
-    said = _restored(login, rest, *words, f"--jobs={os.cpu_count() or 1}", archive)
-    postgres.asked(login, database, statements.LET_OUT, guests)
-    _compare_rows(login, database, dump.manifest, said)
-    postgres.asked(login, database, statements.ANALYZE)
-    _restored(login, rights, *words, archive)
-    return _missing(login, database, entries, with_owners=with_owners)
-
-
-def _restored(login: Login, entries: list[str], *words: str) -> list[str]:
-    """What pg_restore says went wrong. It goes on after that: what came of it is looked at, not believed."""
-    done = accounts.run_as(login.account, lambda: _with_list(login, entries, words))
-    # Never the statement after it: that may hold a password.
-    errors = [line for line in done.splitlines() if "error:" in line]
-    for line in errors[:20]:
-        print(line, flush=True)
-    return errors
-
-
-def _with_list(login: Login, entries: list[str], words: Sequence[str]) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="fab-list-") as file:
-        file.write("\n".join(entries) + "\n")
-        file.flush()
-        return postgres.client(login, "pg_restore", f"--use-list={file.name}", *words)[2]
-
-
-def _compare_rows(login: Login, database: str, manifest: dict[str, Any], said: list[str]) -> None:
-    found, wanted = json.loads(postgres.asked(login, database, statements.ROWS)), manifest["rows"]
-    if found == wanted:
-        return
-    for table in sorted({*found, *wanted}):
-        if found.get(table) != wanted.get(table):
-            print(f"{table}: {wanted.get(table)} rows in the manifest, {found.get(table)} in the database", flush=True)
-    reason = f": {said[0].partition('error: ')[2]}" if said else ""
-    raise Refused(
-        f"the database has other rows than the manifest says{reason}", f"it is not what was backed up; {OLDER}"
-    )
-
-
-def _contents(login: Login, archive: str) -> list[str]:
-    """Lines of the list that pg_restore makes to be edited and given back to it."""
-    status, output, errors = postgres.client(login, "pg_restore", "--list", archive)
-    if status:
-        raise Refused(f"it is no archive of pg_dump: {errors.strip()[:300]}", OLDER)
-    return [line for line in output.split("\n") if ENTRY.match(line)]
-
-
-def _kind(line: str) -> str:
-    found = ENTRY.match(line)
-    return found[2] if found else ""
-
-
-def _missing(login: Login, database: str, entries: list[str], *, with_owners: bool) -> list[str]:
-    """For people: what the archive has and the database has not, or not as the same owner's."""
-    with tempfile.TemporaryDirectory(prefix="schema.", dir=fetched.STATE) as folder:
-        os.chmod(folder, 0o711)
-        inner = f"{folder}/of"
-        os.mkdir(inner, 0o700)
-        shutil.chown(inner, login.account)
-        where = postgres.conninfo(database)
-        if postgres.client(login, "pg_dump", "-Fc", "--schema-only", f"--file={inner}/dump", where)[0]:
-            telling.warn("whether all of the schema is back could not be compared with the archive")
-            return []
-        there = {_named(line, with_owners) for line in _contents(login, f"{inner}/dump")}
-    wanted = [_named(line, with_owners) for line in entries if _kind(line) not in ROWS]
-    return sorted({one for one in wanted if one and one not in there})
-
-
-def _named(line: str, with_owner: bool) -> str:
-    """The line without numbers: kind, schema, name, owner."""
-    found = ENTRY.match(line)
-    if not found or found[2] in ("ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE"):
-        return ""
-    name = found[3] if with_owner else found[3].rpartition(" ")[0]
-    return f"{found[2]} {name}"
-
-
-def _extensions(login: Login, archive: str, allowed: tuple[str, ...], owner: str) -> list[dict[str, str]]:
-    """Of those in the archive, what postgres may make: they are made before there is anything of the application's."""
-    if not allowed:
-        return []
-    lines = [line for line in _contents(login, archive) if _kind(line) == "EXTENSION"]
-    done = accounts.run_as(login.account, lambda: _said(login, lines, archive))
-    found = [(_unquoted(name), _unquoted(schema)) for name, schema in EXTENSION.findall(done)]
-    return [{"name": name, "schema": schema, "owner": owner} for name, schema in found if name in allowed]
-
-
-def _said(login: Login, entries: list[str], archive: str) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="fab-list-") as file:
-        file.write("\n".join(entries) + "\n")
-        file.flush()
-        return postgres.client(login, "pg_restore", f"--use-list={file.name}", "--file=-", archive)[1]
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name

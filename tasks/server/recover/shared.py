@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import re
 import subprocess
@@ -10,11 +11,14 @@ from contextlib import suppress
 
 from .. import accounts, files, telling
 from ..exported import exported
+from ..make.looking import text_of
+from ..values.secret import Secret
 from ..values.site import Site
 from . import fetched, owners, tree
 from .owners import Owners, group_of
 
 VERSION = re.compile(r"[A-Za-z0-9._-]+==")
+LINKS = 8
 MERGED = ("authorized_keys", "known_hosts")
 
 
@@ -83,6 +87,38 @@ def restore_keys(site: Site, was: str, user: str, logins: bool) -> None:  # noqa
         if there and there.kind == "regular file" and (logins or name != "authorized_keys"):
             found[name] = files.read(f"{folder}/{name}")
     accounts.run_as(user, lambda: _write_keys(user, found))
+
+
+@exported
+def read_environment(site: Site, path: str) -> Secret | None:  # noqa: ARG001
+    """The file of variables as the lost server had it."""
+    there = files.entry(f"{fetched.place()}{path}")
+    if there is None or there.kind == "directory":  # a stage may have none
+        return None
+    return Secret(text_of(files.read(f"{fetched.place()}{path}")))
+
+
+@exported
+def restore_own_files(site: Site, paths: tuple[str, ...]) -> None:  # noqa: ARG001
+    """Files that a person has put there, such as certificates: root's, as nginx reads them. None that is here goes."""
+    for path in paths:
+        found = _followed(path)
+        if found and files.entry(path) is None:
+            there, content = files.state(found)
+            files.make_folders(os.path.dirname(path), "root", "root", 0o755)
+            files.replace(path, content, "root", "root", there.mode & 0o777)
+
+
+def _followed(path: str) -> str:
+    """Where a file is among what was fetched; links are those of the lost server. "" where it is not."""
+    for _ in range(LINKS):
+        there = files.entry(f"{fetched.place()}{path}")
+        if there is None or there.kind not in ("regular file", "symbolic link"):
+            return ""
+        if there.kind == "regular file":
+            return f"{fetched.place()}{path}"
+        path = os.path.normpath(os.path.join(os.path.dirname(path), there.target))
+    return ""
 
 
 def _write_keys(user: str, found: Mapping[str, bytes]) -> None:

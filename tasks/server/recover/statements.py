@@ -42,7 +42,7 @@ begin
       execute format('create schema %I', one ->> 'schema');
       execute format('alter schema %I owner to %I', one ->> 'schema', one ->> 'owner');
     end if;
-    execute format('create extension if not exists %I schema %I', one ->> 'name', one ->> 'schema');
+    execute format('create extension if not exists %I schema %I cascade', one ->> 'name', one ->> 'schema');
   end loop;
 end
 $do$;
@@ -139,14 +139,28 @@ begin
 end
 $do$;
 """
-# What pg_dump dumps rows of: not the tables of extensions. One statement, since names are an application's.
-ROWS = """\
-select coalesce(json_object_agg(name, (xpath('/row/n/text()',
-    query_to_xml(format('select count(*) as n from only %s', name), false, true, '')))[1]::text::bigint), '{}')
-from (select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespace n on n.oid = relnamespace
-    where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_schema$)'
-    and not exists (select from pg_depend d
-        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')) t;
+# What pg_dump dumps rows of: not the tables of extensions. Planning a count looks into the functions of indexes, which
+# find names as the application does: from there on everything of ours is said with its schema.
+ROWS = f"""\
+{postgres.TAKE_GIVEN}
+create temporary table counted as
+select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespace n on n.oid = relnamespace
+where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_schema$)'
+and not exists (select from pg_depend d
+    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e');
+select set_config('search_path', current_setting('fab.given')::json #>> '{{}}', false) \\g /dev/null
+select coalesce(pg_catalog.json_object_agg(name, (pg_catalog.xpath('/row/n/text()', pg_catalog.query_to_xml(
+    pg_catalog.format('select pg_catalog.count(*) as n from only %s', name), false, true, '')))[1]
+    ::pg_catalog.text::pg_catalog.int8), '{{}}') from pg_temp.counted;
+"""
+NOT_FILLED = """\
+select coalesce(json_agg(nspname || ' ' || relname), '[]') from pg_class c
+join pg_namespace n on n.oid = relnamespace where relkind = 'm' and not relispopulated;
 """
 # Without statistics the first hour is slow. Functions in indexes run as the owner of their table.
-ANALYZE = "set client_min_messages = error;\nanalyze;\n"
+ANALYZE = f"""\
+{postgres.TAKE_GIVEN}
+select set_config('search_path', current_setting('fab.given')::json #>> '{{}}', false) \\g /dev/null
+set client_min_messages = error;
+analyze;
+"""

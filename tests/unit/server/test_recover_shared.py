@@ -197,3 +197,43 @@ def test_keys_are_written_by_the_account_itself(place: Place, monkeypatch: pytes
     (home / ".ssh/authorized_keys").symlink_to(place.folder / "victim")
     with pytest.raises((Refused, OSError)):
         shared.restore_keys(place.site, "deploy", USER, logins=True)
+
+
+def test_files_of_a_persons_own_follow_links_of_the_lost_server_alone(place: Place) -> None:
+    tls = place.fetched / "srv/tls"
+    tls.mkdir(parents=True)
+    (tls / "real.pem").write_text("certificate")
+    (tls / "full.pem").symlink_to("real.pem")
+    (tls / "key.pem").symlink_to("/etc/shadow")
+    (tls / "up.pem").symlink_to("../../../../../../../../../../etc/hostname")
+    here = place.folder / "tls"
+    paths = tuple(f"{place.folder}/tls/{name}.pem" for name in ("full", "key", "up", "missing"))
+    lost = place.fetched / str(place.folder)[1:]
+    lost.mkdir(parents=True)
+    tls.rename(lost / "tls")
+    shared.restore_own_files(place.site, paths)
+    assert [one.name for one in here.iterdir()] == ["full.pem"]
+    assert (here / "full.pem").read_text() == "certificate"
+    (here / "full.pem").unlink()
+    here.rmdir()
+    other = place.folder / "own"
+    other.mkdir()
+    os.chown(other, *ids(USER))
+    (other / "tls").symlink_to(place.folder)
+    (lost.parent / lost.name / "own").mkdir()
+    (lost / "tls").rename(lost / "own/tls")
+    with pytest.raises(Refused, match="own/tls"):
+        shared.restore_own_files(place.site, (f"{place.folder}/own/tls/full.pem",))
+
+
+def test_variables_are_read_from_what_was_fetched_alone(place: Place) -> None:
+    found = shared.read_environment(place.site, f"{THERE}/shared/.env")
+    assert found is not None
+    assert found.value == "SECRET_KEY=x"
+    assert shared.read_environment(place.site, f"{THERE}/shared") is None
+    assert shared.read_environment(place.site, f"{THERE}/missing/.env") is None
+    path = place.fetched / THERE[1:] / "shared/.env"
+    path.unlink()
+    path.symlink_to(place.folder / "victim")
+    with pytest.raises(Refused, match=r"shared/\.env"):
+        shared.read_environment(place.site, f"{THERE}/shared/.env")
