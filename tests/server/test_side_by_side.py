@@ -1,4 +1,4 @@
-"""Applications and stages on one server: each is set up, deployed and put right beside the others, and sees none of them."""
+"""Applications and stages on one server: each is set up and deployed beside the others, and reaches none of them."""
 
 from __future__ import annotations
 
@@ -60,11 +60,17 @@ class Side(Shop):
         line = next(one for one in text.splitlines() if one.startswith(f"{variable}="))
         return unquote(urlsplit(line.partition("=")[2]).password or "")
 
+    def upload(self) -> None:
+        path = f"/srv/{self.name}/shared/media/receipt.txt"
+        self.server.put(path, "thank you", mode=0o660, owner=f"{self.account}:{self.account}")
+
     def units(self) -> dict[str, str]:
         """Those of its releases that run -> their main process."""
         shown = self.server.run(f"systemctl show -p Id,MainPID,ActiveState '{self.name}-*@[0-9]*.service'").stdout
         found = (dict(line.split("=", 1) for line in one.splitlines()) for one in shown.split("\n\n") if one.strip())
-        return {one["Id"]: one["MainPID"] for one in found if one["ActiveState"] == "active"}
+        ours = {f"{self.name}-{service}" for service in ("web", "worker")}
+        running = (one for one in found if one["ActiveState"] == "active")
+        return {one["Id"]: one["MainPID"] for one in running if one["Id"].partition("@")[0] in ours}
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,8 @@ def pair(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with serving(shop):
         admin.fab("provision", "--yes", timeout=600)
         admin.fab("deploy", "--ref", "base", timeout=400)
-    for one in (shop, admin):
-        server.put(
-            f"/srv/{one.name}/shared/media/receipt.txt", "thank you", mode=0o660, owner=f"{one.account}:{one.account}"
-        )
+    shop.upload()
+    admin.upload()
     return Pair(shop, admin)
 
 
@@ -138,40 +142,44 @@ ATTACKS = {
     "change an upload": "echo spoiled >/srv/{name}/shared/media/receipt.txt",
     "plant an upload": "echo planted >/srv/{name}/shared/media/planted.html",
     "remove an upload": "rm -f /srv/{name}/shared/media/receipt.txt && ! ls /srv/{name}/shared/media/receipt.txt",
-    "speak to its socket": "curl -sS -m 5 -H 'X-Forwarded-Proto: https' --unix-socket /srv/{name}/current/web.sock http://x/",
+    "speak to its socket": "curl -sS -m 5 --unix-socket /srv/{name}/current/web.sock http://x/",
     "speak to its socket by its own name": (
-        "for one in /run/{name}/*.sock; do curl -sS -m 5 -H 'X-Forwarded-For: 192.0.2.1' --unix-socket $one http://x/ && "
-        "exit 0; done; exit 1"
+        "for one in /run/{name}/*.sock; do curl -sS -m 5 -H 'X-Forwarded-For: 192.0.2.1' --unix-socket $one "
+        "http://x/ && exit 0; done; exit 1"
     ),
     "end its processes": "pkill -u {account} -0",
     "use its database": "PGPASSWORD='{database}' psql -h 127.0.0.1 -U {mine} -d {name} -c 'select 1'",
     "be its role": "PGPASSWORD='{database}' psql -h 127.0.0.1 -U {name} -d {name} -c 'select 1'",
-    "use its Redis": "for port in 6379 6380; do redis-cli -p $port --user {name} --pass '{redis}' ping; done | grep PONG",
-    "use its Redis by its own name": "redis-cli -p {port} --user {mine} --pass '{redis}' ping | grep PONG",
+    "use its Redis": (
+        "for port in 6379 6380; do redis-cli -p $port --user {name} --pass '{redis}' ping; done | grep -q PONG"
+    ),
+    "use its Redis by its own name": "redis-cli -p {port} --user {mine} --pass '{redis}' ping | grep -q PONG",
     "become another": "sudo -n true",
 }
+NEEDS_ANOTHER = {"use its database", "use its Redis by its own name", "remove an upload", "become another"}
+"""What would say nothing, said of oneself."""
 
 
 @pytest.mark.parametrize("attacker", ["shop", "admin"])
 def test_an_application_reaches_nothing_of_another(pair: Pair, attacker: str) -> None:
     mine, other = (pair.shop, pair.admin) if attacker == "shop" else (pair.admin, pair.shop)
     words = {
-        "name": other.name,
-        "account": other.account,
         "mine": mine.name,
         "database": mine.password("DATABASE_URL"),
         "redis": mine.password("REDIS_URL"),
         "port": 6380 if attacker == "shop" else 6379,
     }
+
+    other.upload()
+
+    def succeeds(what: str, whose: Side) -> bool:
+        command = ATTACKS[what].format(**words, name=whose.name, account=whose.account)
+        return mine.server.run(command, user=mine.account, check=False).returncode == 0
+
     assert mine.server.run(f"id -nG {mine.account}").stdout.split() == [mine.account]
-    done = {
-        what: mine.server.run(command.format(**words), user=mine.account, check=False)
-        for what, command in ATTACKS.items()
-    }
-    assert not [what for what, one in done.items() if one.returncode == 0]
+    assert not [what for what in ATTACKS if succeeds(what, other)]
+    assert not [what for what in ATTACKS.keys() - NEEDS_ANOTHER if not succeeds(what, mine)], "it shows nothing"
     assert other.ask("/media/receipt.txt") == "thank you"
-    own = f"test -w /srv/{mine.name}/shared/media && cat /srv/{mine.name}/shared/.env.production >/dev/null"
-    mine.server.run(own, user=mine.account)
 
 
 def test_deploying_and_stopping_one_leaves_the_other_serving(pair: Pair) -> None:
@@ -188,3 +196,38 @@ def test_deploying_and_stopping_one_leaves_the_other_serving(pair: Pair) -> None
         time.sleep(1)
     assert pair.admin.units() == before, "the same processes"
     pair.shop.fab("start", check=None)
+
+
+@pytest.mark.nightly
+def test_two_stages_of_one_application_live_on_one_server(pair: Pair, tmp_path: Path) -> None:
+    """The second one's name, account, database and Redis are its own, and so is what provisioning puts back."""
+    staging = side(pair.shop.server, tmp_path / "staging", "shop", "staging")
+    with serving(pair.admin):
+        staging.fab("provision", "--yes", timeout=600)
+        staging.fab("deploy", "--ref", "base", timeout=400)
+    for one in (staging, pair.shop, pair.admin):
+        assert json.loads(one.ask())["ok"] is True
+        assert "nothing to do" in one.fab("provision", "--yes").stderr
+    assert staging.password("REDIS_URL") != pair.shop.password("REDIS_URL")
+    refused = staging.server.run("cat /srv/shop/shared/.env.production", user=staging.account, check=False)
+    assert refused.returncode != 0
+    staging.fab("stop", "--yes")
+    assert pair.shop.units()
+    assert json.loads(pair.shop.ask())["ok"] is True
+
+
+def test_what_another_stage_has_is_refused_before_anything_is_made(pair: Pair, tmp_path: Path) -> None:
+    """A third one with the domain of the first, its folder, or a service that would be called as one of the second."""
+    other = side(pair.shop.server, tmp_path / "other", "other")
+    path = other.folder / "releases.toml"
+    text = path.read_text()
+    for old, new, reason in (
+        ('"other.test"', '"shop.test"', "domain shop.test belongs to shop, stage production"),
+        ('"/srv/other"', '"/srv/shop/other"', "folder /srv/shop/other beside folder /srv/shop belongs to shop"),
+        ('domain = "other.test"\n', "", "domain every name beside domain shop"),
+    ):
+        path.write_text(text.replace(old, new))
+        said = other.fab("provision", "--yes", check=None)
+        assert said.returncode != 0
+        assert reason in said.stderr
+    assert pair.shop.server.run("id app-other", check=False).returncode != 0, "nothing was made"
