@@ -13,7 +13,7 @@ from .remote.machine.stores import Offsite
 
 
 def key_file(stage: Stage) -> Path:
-    return Path(stage.backup.key or f"~/.config/fab-releases/{stage.name_on_servers}.key").expanduser()
+    return Path(stage.backup.key or f"~/.config/fab-releases/{stage.known_as}.key").expanduser()
 
 
 def lacks_key(stage: Stage) -> bool:

@@ -9,26 +9,23 @@ from dataclasses import replace
 import invoke
 
 from . import _adoption
+from ._found_there import complete
 from ._offsite import key_file, lacks_key, made_key, opened
 from ._operator import confirm, load_stage
 from ._scene import Scene, must, open_host, scene, show_plan, talk
 from ._task import task
 from .engine.execute import ask, execute
 from .engine.session import Result, Session
-from .model import naming
-from .model.call import call
 from .model.config import Host, Stage, seconds
 from .model.errors import FailedError, PreflightError, ReleasesError, UsageError
 from .model.event import Note, PlanFinished
 from .model.machine import Drift, drift
 from .model.plan import Plan
-from .model.shell import script
 from .plans import provision as provisioning
 from .remote import machine
 from .remote.machine import backups, proof, stores, web
 from .remote.machine.things import looks, parse
 from .report.safe import out, out_json
-from .server.make import account
 
 Found = Mapping[str, Mapping[str, str]]
 
@@ -57,11 +54,11 @@ def provision(
         raise UsageError("--adopt and --check exclude each other", "fab provision --adopt --dry-run")
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=here.hosts) as at:
         facts = identified(at)
+        here = at.stage
         flat = None if check else _adoption.look(at, wanted=adopt)
         if not check and not dry_run:
             at.lock("provision", wait)
             with_python(at, facts)
-        here = keep_account(at, facts)
         if not check and not dry_run and lacks_key(here):
             _make_key(at)
         bare = [host for host, told in facts.items() if not told.get("python")]
@@ -87,26 +84,6 @@ def provision(
         return _perform(at, plan, _wanted(at, facts, seeds.in_place), facts)
 
 
-def keep_account(at: Scene, facts: dict[str, dict[str, str]]) -> Stage:
-    """The stage with the account its releases have on the servers already, where releases.toml names none."""
-    here = at.stage
-    if here.app_user != naming.account(here.name_on_servers):
-        return here
-
-    def kept(session: Session) -> str:
-        host = here.host(session.host)
-        if not host.has_releases or not facts[host.name].get("python"):
-            return ""
-        (found,) = must(ask(session, script(call(account.of_releases, host.user))), host.name).returned
-        return str(found)
-
-    user = next((one for one in at.together(kept).values() if one), here.app_user)
-    if user != here.app_user:
-        at.stage = replace(here, app_user=user)
-        at.tell(Note(f'the services run as {user} here: add app_user = "{user}" to releases.toml', warning=True))
-    return at.stage
-
-
 def set_up(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) -> int:
     """Makes whatever differs, with these secrets; asks nothing."""
     parts = _wanted(at, facts, seeds)
@@ -127,7 +104,7 @@ def _wanted(at: Scene, facts: dict[str, dict[str, str]], seeds: stores.Seeds) ->
 
 
 def identified(at: Scene) -> dict[str, dict[str, str]]:
-    """PreflightError for a machine this is not made for; every one is named."""
+    """PreflightError for a machine this is not made for; every one is named. What else is there already: `complete`."""
     facts = {host: must(result, host).facts() for host, result in _ask_all(at, machine.identify()).items()}
     problems = []
     for host, said in facts.items():
@@ -144,6 +121,7 @@ def identified(at: Scene) -> dict[str, dict[str, str]]:
             "not fit for this; nothing was touched\n  " + "\n  ".join(problems),
             "see [provision] admin in releases.toml",
         )
+    complete(at, facts)
     return facts
 
 

@@ -62,6 +62,7 @@ def restore_media(
     run, at_once = token_hex(4), yes or dry_run
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
         identified(at)
+        here = at.stage
         if not dry_run:
             at.lock(f"restore-media {date or '--undo'}", wait)
         at.survey()
@@ -198,6 +199,7 @@ def restore_config(
     here = _stage(stage, undo=undo)
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
         facts = identified(at)
+        here = at.stage
         if not dry_run:
             at.lock(f"restore-config {date or '--undo'}", wait)
         at.survey()

@@ -310,8 +310,8 @@ def adoption(stage: Stage) -> Iterator[Problem]:
         yield Problem(where, f"has a name that deploy_to ({to}) needs for itself: name another deploy_to")
     if not asked.adopt_services:
         yield Problem(("provision", "adopt_services"), "must name the units that run from the checkout")
-    if f"{stage.name_on_servers}.service" in asked.adopt_services:
-        row = asked.adopt_services.index(f"{stage.name_on_servers}.service")
+    if f"{stage.known_as}.service" in asked.adopt_services:
+        row = asked.adopt_services.index(f"{stage.known_as}.service")
         yield Problem(
             ("provision", "adopt_services", row), "is the name of a unit of ours: give application another name"
         )

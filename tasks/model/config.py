@@ -285,22 +285,25 @@ class Stage(Topology):
 
     def __post_init__(self) -> None:
         """As a stage that is alone on its servers; `load` knows better."""
-        if not self.name_on_servers:
-            object.__setattr__(self, "name_on_servers", self.application)
         if not self.app_user:
-            object.__setattr__(self, "app_user", naming.account(self.name_on_servers))
+            object.__setattr__(self, "app_user", naming.account(self.known_as))
+
+    @property
+    def known_as(self) -> str:
+        """Its name on its servers."""
+        return self.name_on_servers or self.application
 
     @property
     def word(self) -> str:
         """Its name where only letters, digits and _ are known."""
-        return naming.word(self.name_on_servers)
+        return naming.word(self.known_as)
 
     @property
     def layout(self) -> Layout:
         """systemd owns /run/<name_on_servers>; the sandbox needs a short path: unix sockets end at 107 bytes."""
         base = PurePosixPath(self.deploy_to)
         if self.manager == "systemd":
-            return Layout(base, PurePosixPath("/run") / self.name_on_servers)
+            return Layout(base, PurePosixPath("/run") / self.known_as)
         key = hashlib.sha256(str(base).encode()).hexdigest()[:10]
         return Layout(base, PurePosixPath("/tmp") / f"fab-releases-{key}")
 
@@ -338,7 +341,7 @@ class Stage(Topology):
 
     def _certbot(self, name: str) -> str:
         certbot = self.tls.certificate == "certbot"
-        return f"/etc/letsencrypt/live/{self.name_on_servers}/{name}.pem" if certbot else ""
+        return f"/etc/letsencrypt/live/{self.known_as}/{name}.pem" if certbot else ""
 
     @property
     def has_postgresql(self) -> bool:

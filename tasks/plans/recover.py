@@ -93,7 +93,7 @@ def sound(loss: Loss) -> None:
 def is_bare(loss: Loss, host: str) -> Script:
     bare = script(("is_bare",))
     if loss.database and loss.database.name == host:
-        return bare + script(call(database.is_free, loss.here.name_on_servers))
+        return bare + script(call(database.is_free, loss.here.known_as))
     return bare
 
 
@@ -107,12 +107,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
     clean = script(("forget_recovered",))
     steps: dict[str, tuple[Step, ...]] = {}
     if loss.application:
-        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot))
+        fetch = clean + script(("fetch_snapshot", *repository, was.known_as, snapshot))
         if _is_apart(was) and loss.database == loss.application:
-            fetch += script(
-                ("fetch_own", *repository, f"{was.name_on_servers}-database", f"{_facts(was)}/postgresql.json")
-            )
-        told = script(("tell_release", was.name_on_servers))
+            fetch += script(("fetch_own", *repository, f"{was.known_as}-database", f"{_facts(was)}/postgresql.json"))
+        told = script(("tell_release", was.known_as))
         steps[loss.application.name] = (
             restic,
             Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch + told),
@@ -122,10 +120,10 @@ def fetching(loss: Loss, offsite: Offsite, snapshot: str) -> Plan:
             steps[loss.application.name] += (Step("archive", title, _look_archive(loss, offsite)),)
     if loss.database and loss.database != loss.application:
         # Its own snapshot is the newest there is; the dumps are in that of the host that migrates.
-        own = script(("fetch_own", *repository, f"{was.name_on_servers}-database")) if _is_apart(was) else Script()
+        own = script(("fetch_own", *repository, f"{was.known_as}-database")) if _is_apart(was) else Script()
         dumps = str(was.layout.dumps)
         there = (dumps,) if _is_apart(was) else (dumps, _facts(was))
-        fetch = clean + script(("fetch_snapshot", *repository, was.name_on_servers, snapshot, *there)) + own
+        fetch = clean + script(("fetch_snapshot", *repository, was.known_as, snapshot, *there)) + own
         steps[loss.database.name] = (restic, Step("fetch", f"Fetch {snapshot} from {was.backup.repository}", fetch))
     return _plan(loss, "fetch", "Fetch what was sent away", steps)
 
@@ -137,7 +135,7 @@ def preparing(loss: Loss) -> Plan:
     if host:
         steps[host.name] = (Step("before", "Put back what provisioning builds on", _before(loss, host)),)
     if host and loss.database == host and loss.here.is_archived:
-        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.name_on_servers)))
+        own = Step("cluster", "Make PostgreSQL its own", script(("make_own_cluster", loss.was.known_as)))
         steps[host.name] += (own,)
     return _plan(loss, "prepare", "Prepare the server", steps)
 
@@ -148,8 +146,8 @@ def _look_archive(loss: Loss, offsite: Offsite) -> Script:
     texts = ((templates() / "provision" / name).read_text() for name in ("lost_archive.py", "pgbackrest.py"))
     place = (was.backup.archive_folder, "\n".join(archive.repository(was)), archive.opener(was, offsite))
     return script(
-        call(database.look, dumps=str(was.layout.dumps), database=loss.here.name_on_servers),
-        ("look_lost_archive", was.name_on_servers, *place, archive.KEY, *texts, cluster.QUERY),
+        call(database.look, dumps=str(was.layout.dumps), database=loss.here.known_as),
+        ("look_lost_archive", was.known_as, *place, archive.KEY, *texts, cluster.QUERY),
     )
 
 
@@ -158,7 +156,7 @@ def _is_apart(stage: Stage) -> bool:
 
 
 def _facts(stage: Stage) -> str:
-    return f"/var/lib/fab-releases/offsite/{stage.name_on_servers}"
+    return f"/var/lib/fab-releases/offsite/{stage.known_as}"
 
 
 def _before(loss: Loss, host: Host) -> Script:
@@ -197,8 +195,8 @@ def filling(loss: Loss, release: Release | None, *, from_archive: bool) -> Plan:
         if from_archive and release:
             was = loss.was
             take = script(
-                ("take_lost_archive", was.name_on_servers, was.layout.dumps, release.id, was.backup.archive_folder),
-                call(database.count_in, dumps=str(was.layout.dumps), database=loss.here.name_on_servers),
+                ("take_lost_archive", was.known_as, was.layout.dumps, release.id, was.backup.archive_folder),
+                call(database.count_in, dumps=str(was.layout.dumps), database=loss.here.known_as),
             )
             taken = (Step("archive", "Take the database from the archive, as it was last", take),)
         steps[name] = (*taken, *_database(loss, loss.database), *steps.get(name, ()))
@@ -215,7 +213,7 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
         call(shared.restore_files, there=there, called=called, user=user, otherwise=here.app_user, left_out=asked),
         call(
             shared.restore_requirements,
-            application=was.name_on_servers,
+            application=was.known_as,
             commit=release.sha,
             was=release.python,
             python=here.python.version,
@@ -231,13 +229,13 @@ def _files(loss: Loss, host: Host, release: Release) -> Script:
 def _database(loss: Loss, host: Host) -> tuple[Step, ...]:
     """Clients run as the account that deploys: it has the dumps and the password of the role anyway."""
     was, here = loss.was, loss.here
-    made = call(roles.restore, application=was.name_on_servers, passwords=not loss.is_drill)
+    made = call(roles.restore, application=was.known_as, passwords=not loss.is_drill)
     filled = call(
         database.restore,
         dumps=str(was.layout.dumps),
-        facts_of=was.name_on_servers,
+        facts_of=was.known_as,
         account=host.user if host.user != "root" else "nobody",
-        owner=here.name_on_servers,
+        owner=here.known_as,
         rename=loss.is_drill,
         extensions=here.provision.extensions,
     )
@@ -256,9 +254,7 @@ def remaining(loss: Loss, host: str) -> Script:
     if loss.is_drill:
         return not_back + script(("tidy_recovered", there, "all"))
     user = here.host(host).user
-    return not_back + script(
-        ("tell_remaining", was.name_on_servers, user, here.app_user), ("tidy_recovered", there, "")
-    )
+    return not_back + script(("tell_remaining", was.known_as, user, here.app_user), ("tidy_recovered", there, ""))
 
 
 def fetched_on(loss: Loss) -> Iterable[str]:

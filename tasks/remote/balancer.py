@@ -8,11 +8,11 @@ from ..model.shell import Script, script
 
 def program(stage: Stage) -> str:
     """What changes it, as root, on the balancer."""
-    return f"/usr/local/sbin/{stage.name_on_servers}-balance"
+    return f"/usr/local/sbin/{stage.known_as}-balance"
 
 
 def upstream(stage: Stage) -> str:
-    return f"/etc/nginx/fab-releases/{stage.name_on_servers}.upstream"
+    return f"/etc/nginx/fab-releases/{stage.known_as}.upstream"
 
 
 def drain(stage: Stage, host: Host) -> Script:

@@ -64,18 +64,18 @@ def server_files(stage: Stage, host: Host) -> dict[str, str]:
     """Absolute path -> text of everything this host needs to run the stage's releases."""
     files = units(stage, host)
     files |= sudo(stage)
-    files[f"/etc/nginx/sites-available/{stage.name_on_servers}"] = site(stage, host, https=stage.encrypts_on(host))
+    files[f"/etc/nginx/sites-available/{stage.known_as}"] = site(stage, host, https=stage.encrypts_on(host))
     return files
 
 
 def systemctl(stage: Stage) -> str:
     """The program of root's by which the account that deploys starts and stops units."""
-    return f"/usr/local/lib/fab-releases/{stage.name_on_servers}-systemctl"
+    return f"/usr/local/lib/fab-releases/{stage.known_as}-systemctl"
 
 
 def sudo(stage: Stage) -> dict[str, str]:
     """Absolute path -> text: that program, what it allows, and the rule by which sudo runs it."""
-    name = stage.name_on_servers
+    name = stage.known_as
     units = {f"{name}.service": ["start", "stop"]}
     if stage.backup.repository:
         units[f"{name}-offsite.service"] = ["start"]
@@ -104,10 +104,10 @@ def units(stage: Stage, host: Host) -> dict[str, str]:
     What starts at boot is what its roles say: a second beat would send everything twice.
     """
     at_boot = render("systemd/application.service", stage, services=stage.services_on(host))
-    files = {f"/etc/systemd/system/{stage.name_on_servers}.service": at_boot}
+    files = {f"/etc/systemd/system/{stage.known_as}.service": at_boot}
     for name, service in stage.services.items():
         single = service.kind == "beat"
-        path = f"/etc/systemd/system/{stage.name_on_servers}-{name}{'' if single else '@'}"
+        path = f"/etc/systemd/system/{stage.known_as}-{name}{'' if single else '@'}"
         files[f"{path}.service"] = render(f"systemd/{service.kind}.service", stage, name=name, service=service)
         if service.kind == "web":
             files[f"{path}.socket"] = render("systemd/web.socket", stage, name=name, service=service)

@@ -58,7 +58,7 @@ def site(stage: Stage, host: Host) -> Site:
     """What every function of tasks/server is told first."""
     kinds: dict[str, str] = {name: service.kind for name, service in stage.services_on(host).items()}
     where = str(stage.layout.deploy_to)
-    return Site(where, stage.application, stage.name, kinds, stage.manager, stage.name_on_servers)
+    return Site(where, stage.application, stage.name, kinds, stage.manager, stage.known_as)
 
 
 def _python(host: Host) -> Mapping[str, str]:
@@ -73,7 +73,7 @@ def opening(stage: Stage, host: Host, nonce: str, variables: Mapping[str, str] |
     layout = stage.layout
     own = site(stage, host)
     kinds = [f"{name}={kind}" for name, kind in own.services.items()]
-    where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.name_on_servers, stage.manager]
+    where: list[Word] = [nonce, layout.deploy_to, layout.run, stage.known_as, stage.manager]
     words = [*where, LEASE_SECONDS, stage.port, *kinds]
     known = {"SITE": wire.dumps(own), **_python(host), **(variables or {})}
     given = "".join(f"{name}={quoted(value)}\n" for name, value in known.items())

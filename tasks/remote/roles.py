@@ -33,5 +33,5 @@ def parse(stage: Stage, host: str, marks: Iterable[tuple[str, ...]], now: dateti
     standing = Standing.from_facts(stage.backup, {mark[1]: mark[2] for mark in marks if mark[0] == "fact"})
     if not standing:
         return roles
-    sent = standing.apart(now, f"{stage.name_on_servers}-offsite")
+    sent = standing.apart(now, f"{stage.known_as}-offsite")
     return (*roles, RoleState(host, sent.what, sent.said, sent.is_well or standing.is_new))

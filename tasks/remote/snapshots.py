@@ -30,7 +30,7 @@ SERVED = (ENVIRONMENT, "shared-files", "units")
 
 def _asked(stage: Stage, verb: str, **more: Any) -> Script:
     told = {
-        "application": stage.name_on_servers,
+        "application": stage.known_as,
         "repository": stage.backup.repository,
         "shared": str(stage.layout.shared),
         "user": stage.app_user,
@@ -154,18 +154,18 @@ def _files(thing: Thing) -> Iterator[File]:
             assert isinstance(made, Call)
             path, owner, group, mode = (str(made.arguments[name]) for name in ("path", "owner", "group", "mode"))
             yield File(path, owner, group, mode, before=Script(tuple(before)))
-        case Call("make.redis_user.look"):
-            yield File("/etc/redis/users.acl", "redis", "redis", "640", secret=True)
+        case Call("make.redis_user.look", arguments):
+            yield File(str(arguments["path"]), "redis", "redis", "640", secret=True)
         case Call("make.lines.look_last", arguments):
             yield File(str(arguments["path"]), "redis", "redis", "640", secret=True)
         case Call("make.lines.look_block", arguments):
             yield File(str(arguments["path"]), "postgres", "postgres", "640")
-        case ("look_bouncer_users", *_):
+        case Call("make.bouncer_users.look"):
             yield File(USERS, "postgres", "postgres", "640", secret=True)
 
 
 def folder(stage: Stage) -> PurePosixPath:
-    return CONFIGURATION / stage.name_on_servers
+    return CONFIGURATION / stage.known_as
 
 
 def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:

@@ -119,18 +119,3 @@ make_watcher() { # ROLE
     printf '%s\n' "select format('create role %I login', :'role') where not exists (select from pg_roles where rolname = :'role') \\gexec"
   } | as_postgres -d postgres
 }
-
-# --- pgBouncer ---
-
-bouncer_users() { # ROLE   what the database keeps of its password: enough to prove it, not to learn it
-  as_postgres -d postgres -v "role=$1" <<<"select format('\"%s\" \"%s\"', rolname, rolpassword) from pg_authid where rolname = :'role'"
-}
-
-look_bouncer_users() { # NAME PATH ROLE
-  if [ -f "$2" ] && cmp -s "$2" <(bouncer_users "$3" 2>/dev/null); then stat -c '%U:%G %a, as the database has it' "$2"; fi | found "$1"
-}
-
-make_bouncer_users() { # PATH ROLE
-  make_file "$1" postgres postgres 640 "$(bouncer_users "$2")
-"
-}

@@ -239,3 +239,43 @@ def test_a_run_that_dies_half_way_is_never_finished(shop: Shop) -> None:
     assert [one["thing"] for one in named] == ["nginx in use"]
     shop.fab("provision", "--yes")
     assert shop.fab("provision", "--check").returncode == 0
+
+
+OLD = """
+usermod -aG www-data app && gpasswd -d www-data app && chgrp -R www-data /srv/pos/shared/media
+chmod 2775 /srv/pos/shared/media && chmod 755 /srv/pos /srv/pos/shared && rm -r /var/lib/fab-releases/stages
+sed -i s/SocketGroup=app/SocketGroup=www-data/ /etc/systemd/system/pos-web@.socket && systemctl daemon-reload
+systemctl restart 'pos-web@*.socket' nginx
+"""
+"""As servers were made before: the application in the web server's group, and that group's all that it shares."""
+
+
+def test_a_server_whose_application_is_in_the_group_of_the_web_server_is_put_right(shop: Shop) -> None:
+    """Its account is kept where releases.toml names none; nothing that users sent is lost, and no page of it."""
+    shop.fab("deploy", "--ref", "base", timeout=400)
+    shop.server.put("/srv/pos/shared/media/a/receipt.txt", "thank you", mode=0o660, owner="app:www-data")
+    shop.server.run("chown -R app:www-data /srv/pos/shared/media && chmod 2770 /srv/pos/shared/media/a")
+    shop.server.run(OLD)
+    await_page(shop)
+    path = shop.folder / "releases.toml"
+    path.write_text(path.read_text().replace('app_user = "app"\n', ""))
+    checked = shop.fab("provision", "--check", check=1)
+    assert "www-data in group app" in checked.stdout
+    assert "nobody of ours in group www-data" in checked.stdout
+    assert 'add app_user = "app" to releases.toml' in checked.stderr
+    shop.server.run(
+        "systemd-run --quiet --unit watch bash -c 'while sleep 0.03; do for path in healthz media/a/receipt.txt; do "
+        'curl -s -o /dev/null -m 20 -w "%%{http_code}\\n" -H "Host: pos.test" http://127.0.0.1/$$path; done; '
+        "done >/root/answers'"
+    )
+    shop.fab("provision", "--yes", timeout=300)
+    shop.server.run("systemctl stop watch")
+    answers = shop.server.run("cat /root/answers").stdout.split()
+    assert len(answers) > 20
+    assert set(answers) == {"200"}
+    assert shop.server.run("id -nG app").stdout.split() == ["app"]
+    found = shop.server.run("cd /srv/pos/shared && stat -c '%U:%G %a %n' media media/a media/a/receipt.txt").stdout
+    assert found.split("\n")[:3] == ["app:app 2770 media", "app:app 2770 media/a", "app:app 660 media/a/receipt.txt"]
+    assert "nothing to do" in shop.fab("provision", "--yes").stderr
+    shop.fab("deploy", "--ref", "code-only", timeout=400)
+    assert shop.get("/media/a/receipt.txt") == "thank you"

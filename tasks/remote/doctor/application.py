@@ -118,7 +118,7 @@ def read_services(answer: Answer, stage: Stage, host: Host) -> Iterator[Finding]
     for line in answer.every("restarts"):
         count, _, unit = line.partition(" ")
         if unit.endswith(f"@{live}.service") or "@" not in unit:
-            name = unit.removeprefix(f"{stage.name_on_servers}-").partition("@")[0].removesuffix(".service")
+            name = unit.removeprefix(f"{stage.known_as}-").partition("@")[0].removesuffix(".service")
             times = "once" if count == "1" else f"{count} times"
             found.append(
                 look("services", f"{name} was started again {times}", f"fab logs --service {name} --lines 200")

@@ -29,7 +29,7 @@ def apart(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
 def read_apart(answer: Answer, stage: Stage, now: datetime) -> Iterator[Finding]:
     standing = _standing(answer, stage.backup)
     if standing:
-        one = standing.apart(now, f"{stage.name_on_servers}-offsite")
+        one = standing.apart(now, f"{stage.known_as}-offsite")
         yield ok(one.what, one.said) if one.is_well else look(one.what, one.said, one.hint)
 
 
@@ -58,4 +58,4 @@ def _standing(answer: Answer, wanted: Backup) -> Standing | None:
 
 def units(stage: Stage) -> tuple[str, ...]:
     """Whose failure is told here, with its reason."""
-    return tuple(f"{stage.name_on_servers}-{run}.service" for run in RUNS)
+    return tuple(f"{stage.known_as}-{run}.service" for run in RUNS)

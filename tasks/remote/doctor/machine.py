@@ -189,7 +189,7 @@ def read_sudo(answer: Answer, stage: Stage, count: int) -> Iterator[Finding]:
     refused = answer.every("refused")
     rules = [rule for line in answer.every("rule") for rule in re.sub(r"\([^)]*\)|\b[A-Z_]+:", "", line).split(", ")]
     broad = sorted({rule.strip() for rule in rules if rule.strip() == "ALL" or "*" in rule})
-    remedy = f"fab provision writes /etc/sudoers.d/{stage.name_on_servers}; fab files shows it"
+    remedy = f"fab provision writes /etc/sudoers.d/{stage.known_as}; fab files shows it"
     if re.search(r"^missing$", answer.text, re.MULTILINE):
         yield bad("sudo", "is not installed", f"apt-get install sudo; {remedy}")
     elif refused:

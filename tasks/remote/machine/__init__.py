@@ -7,7 +7,7 @@ from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, script
 from ...server import units
-from . import archive, backups, base, firewall, register, ssh, stores, web
+from . import archive, backups, base, firewall, redis, register, ssh, stores, web
 from .stores import Seeds
 
 SUPPORTED = {"debian 12": "bookworm", "debian 13": "trixie"}
@@ -35,7 +35,6 @@ def python() -> Script:
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     """`facts` are those of `identify`; `seeds` the secrets of what does not exist yet."""
     found = (
-        *register.parts(stage, host),
         *base.parts(stage, host),
         *stores.parts(stage, host, facts, seeds),
         *archive.parts(stage, host, facts, seeds.archive, seeds.offsite),
@@ -43,7 +42,8 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
         *backups.parts(stage, host, seeds.offsite, stores.webhook(stage, seeds)),
         *ssh.parts(stage),
     )
-    found = (_names(found), *found)
+    rules = firewall.allowed(stage, host, facts, found)
+    found = (*register.parts(stage, host, redis.port(facts, seeds), rules), _names(found), *found)
     return tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)
 
 

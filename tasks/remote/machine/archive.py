@@ -27,7 +27,7 @@ archive_timeout = 60
 
 
 def program(stage: Stage) -> str:
-    return f"/usr/local/lib/fab-releases/{stage.name_on_servers}-archive"
+    return f"/usr/local/lib/fab-releases/{stage.known_as}-archive"
 
 
 def repository(stage: Stage) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite:
     if not stage.is_archived or host != stage.database_host:
         return ()
     version = postgres.version(facts)
-    name = f"/etc/systemd/system/{stage.name_on_servers}"
+    name = f"/etc/systemd/system/{stage.known_as}"
     settings = f"{postgres.folder(version)}/conf.d/fab-releases-archive.conf"
     units = {
         f"{name}-archive.service": files.render("systemd/archive.service", stage, program=program(stage)),
@@ -90,9 +90,9 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], key: Secret, offsite:
             file(settings, SETTINGS, "644", "postgres", "postgres"),
             file(program(stage), (templates() / "provision" / "pgbackrest.py").read_text(), "755"),
             *(file(path, text) for path, text in units.items()),
-            unit(f"{stage.name_on_servers}-archive.timer"),
+            unit(f"{stage.known_as}-archive.timer"),
             check=("units_verified", *units),
-            use=("use_archive", version, settings, stage.name_on_servers),
+            use=("use_archive", version, settings, stage.known_as),
         ),
     )
 

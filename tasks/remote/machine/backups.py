@@ -38,13 +38,13 @@ def parts(stage: Stage, host: Host, offsite: Offsite, webhook: Secret | None = N
 
 
 def _backups(stage: Stage, host: Host) -> Part:
-    name = f"{stage.name_on_servers}-backup"
+    name = f"{stage.known_as}-backup"
     service = files.render("systemd/backup.service", stage, user=host.user, arguments=backup.arguments(stage))
     return _scheduled("backups", "Schedule backups", name, service, files.render("systemd/backup.timer", stage))
 
 
 def _drills(stage: Stage, host: Host) -> Part:
-    name = f"{stage.name_on_servers}-drill"
+    name = f"{stage.known_as}-drill"
     if stage.backup.drill == "never":
         timer = f"{UNITS}/{name}.timer"
         gone = absent(timer)
@@ -82,11 +82,11 @@ def _failed(stage: Stage, host: Host) -> Part:
 
 def _failed_apart(stage: Stage, host: Host, webhook: Secret | None) -> Part:
     """Where there is no release, and so neither its journal nor its variables."""
-    name, notified = stage.notify.webhook_variable, f"/etc/fab-releases/{stage.name_on_servers}.notify"
-    unit_name = f"{stage.name_on_servers}-offsite"
+    name, notified = stage.notify.webhook_variable, f"/etc/fab-releases/{stage.known_as}.notify"
+    unit_name = f"{stage.known_as}-offsite"
     at = {
         "current": "",
-        "journal": f"{APART}/{stage.name_on_servers}-journal.jsonl",
+        "journal": f"{APART}/{stage.known_as}-journal.jsonl",
         "variable": name if webhook else "",
         "hint": f"on {host.name}: journalctl -u {unit_name}",
     }
@@ -97,9 +97,9 @@ def _failed_apart(stage: Stage, host: Host, webhook: Secret | None) -> Part:
 
 def _failures(stage: Stage, at: dict[str, str], *more: Thing, **where: str) -> Part:
     """What OnFailure= of the others starts; `at` and `where` are told to the program and to its unit."""
-    folder = f"/usr/local/lib/fab-releases/{stage.name_on_servers}-failed"
-    service = f"{UNITS}/{stage.name_on_servers}-failed@.service"
-    told = json.dumps({"application": stage.name_on_servers, "stage": stage.name} | at)
+    folder = f"/usr/local/lib/fab-releases/{stage.known_as}-failed"
+    service = f"{UNITS}/{stage.known_as}-failed@.service"
+    told = json.dumps({"application": stage.known_as, "stage": stage.name} | at)
     words = {"variables": "", "program": f"{folder}/failed.py", "arguments": told} | where
     return part(
         "failures",
@@ -116,7 +116,7 @@ def _failures(stage: Stage, at: dict[str, str], *more: Thing, **where: str) -> P
 def _offsite(stage: Stage, offsite: Offsite) -> Part:
     """As root: what a new server needs is all over /etc."""
     program = _sender(stage)
-    service = f"{UNITS}/{stage.name_on_servers}-offsite.service"
+    service = f"{UNITS}/{stage.known_as}-offsite.service"
     return part(
         "offsite",
         "Send backups away",
@@ -129,7 +129,7 @@ def _offsite(stage: Stage, offsite: Offsite) -> Part:
 
 
 def _offsite_database(stage: Stage, offsite: Offsite) -> Part:
-    program, name = _sender(stage), f"{stage.name_on_servers}-offsite"
+    program, name = _sender(stage), f"{stage.known_as}-offsite"
     return part(
         "offsite",
         "Send backups away",
@@ -144,7 +144,7 @@ def _offsite_database(stage: Stage, offsite: Offsite) -> Part:
 
 
 def _sender(stage: Stage) -> str:
-    return f"/usr/local/lib/fab-releases/{stage.name_on_servers}-offsite"
+    return f"/usr/local/lib/fab-releases/{stage.known_as}-offsite"
 
 
 def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
@@ -152,16 +152,16 @@ def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
     return (
         packages("restic"),
         _key(stage, offsite.key),
-        *((known(f"/etc/fab-releases/{stage.name_on_servers}.env", offsite.variables),) if offsite.key.value else ()),
+        *((known(f"/etc/fab-releases/{stage.known_as}.env", offsite.variables),) if offsite.key.value else ()),
     )
 
 
 def no_key_yet(stage: Stage, here: str) -> Script:
     """Fails where the server has one: before another one is made at the path `here` of this machine."""
-    return script(("no_key_yet", stage.name_on_servers, here))
+    return script(("no_key_yet", stage.known_as, here))
 
 
 def _key(stage: Stage, key: Secret) -> Thing:
-    path = f"/etc/fab-releases/{stage.name_on_servers}.key"
+    path = f"/etc/fab-releases/{stage.known_as}.key"
     made = script(call(files_made.make, path, "root", "root", "600", key))
     return Thing(f"file {path}", ("look_key", path, key), "regular file, root:root 600", made)

@@ -16,7 +16,7 @@ def things(stage: Stage, host: Host) -> tuple[Thing, ...]:
     servers = [(one.name, f"{_bracketed(firewall.address(one))}:80") for one in stage.with_role("web")]
     program, upstream = balancer.program(stage), balancer.upstream(stage)
     text = files.render("balance", stage, servers=servers, upstream=upstream)
-    path = f"/etc/sudoers.d/{stage.name_on_servers}-balance"
+    path = f"/etc/sudoers.d/{stage.known_as}-balance"
     rules = files.render("balance-sudoers", stage, user=host.user, program=program, names=names)
     want = "\n".join(f"server {where}  # {name}" for name, where in servers)
     return (

@@ -105,7 +105,7 @@ def _git(stage: Stage, host: Host) -> Iterator[Thing]:
         yield known_hosts(host.user, lines)
     if re.match(r"ssh://|[^/:]+@[^/:]+:", stage.repository):
         name = f"git key of {host.user}"
-        made = script(("make_git_key", host.user, f"{stage.name_on_servers}@{host.name}"))
+        made = script(("make_git_key", host.user, f"{stage.known_as}@{host.name}"))
         yield Thing(name, call(ssh_files.look_git_key, name, host.user), "there", made)
 
 
@@ -141,7 +141,7 @@ def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
 def _logs(stage: Stage, host: Host) -> tuple[Part, ...]:
     if not stage.provision.logs:
         return ()
-    path = f"/etc/logrotate.d/{stage.name_on_servers}"
+    path = f"/etc/logrotate.d/{stage.known_as}"
     limits = file("/etc/systemd/journald.conf.d/50-fab-releases.conf", files.render("journald.conf", stage))
     journal = part("journal", "Limit the journal", limits, use=("restart", "systemd-journald.service"))
     rotated = file(path, files.render("logrotate", stage))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
-from ...model.shell import Word, script
+from ...model.shell import script
+from ...server.make import bouncer_users
 from .. import files
 from . import firewall
+from .seeds import Seeds
 from .things import file, part, unit
-
-Look = Callable[..., tuple[Word, ...]]
 
 PORT = 6432
 USERS = "/etc/pgbouncer/userlist.txt"
@@ -21,8 +20,8 @@ PATIENCE, HELD = 5, 15
 """Seconds that transactions under way have to end, and after which requests go on whatever happened."""
 
 
-def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
-    """It knows what the database knows of the password, and not the password. `look` as of Seeds: a new password is
+def parts(stage: Stage, host: Host, seeds: Seeds) -> tuple[Part, ...]:
+    """It knows what the database knows of the password, and not the password. A new one is
     new to it as well.
     """
     if not stage.has_bouncer or host != stage.database_host:
@@ -31,9 +30,9 @@ def parts(stage: Stage, host: Host, look: Look) -> tuple[Part, ...]:
     settings = files.render("pgbouncer", stage, listen="*" if strangers else "127.0.0.1", port=PORT, users=USERS)
     users = Thing(
         "users of pgBouncer",
-        look("look_bouncer_users", USERS, stage.name_on_servers),
+        seeds.look_by(call(bouncer_users.look, "users of pgBouncer", USERS, stage.known_as)),
         "postgres:postgres 640, as the database has it",
-        script(("make_bouncer_users", USERS, stage.name_on_servers)),
+        script(call(bouncer_users.make, USERS, stage.known_as)),
     )
     return (
         part(
@@ -63,4 +62,4 @@ def _hold(stage: Stage) -> Part:
 def hold(stage: Stage) -> dict[str, str]:
     """Path and text of the unit by which a restore pauses this one database: the console could do much more."""
     text = files.render("systemd/hold.service", stage, console=CONSOLE, patience=PATIENCE, seconds=HELD)
-    return {f"/etc/systemd/system/{stage.name_on_servers}-hold.service": text}
+    return {f"/etc/systemd/system/{stage.known_as}-hold.service": text}

@@ -28,7 +28,7 @@ def parts(stage: Stage) -> tuple[Part, ...]:
 
 def _obtained(stage: Stage) -> Part:
     """Debian's timer renews it; the hook is how nginx hears of that."""
-    tls, name = stage.tls, stage.name_on_servers
+    tls, name = stage.tls, stage.known_as
     authority = tls.server or LETS_ENCRYPT
     want = "\n".join(
         [*(f"for {one}" for one in sorted(stage.names)), f"from {authority}", "renewed by webroot", "not overdue"]

@@ -16,7 +16,7 @@ LETS_IN = "look_rules"
 
 
 def parts(stage: Stage, host: Host, facts: dict[str, str], others: Iterable[Part]) -> tuple[Part, ...]:
-    """`others` are all other parts of the host: what they let in stays."""
+    """`others` are all other parts of the host: what they let in stays, and what other stages of the server do."""
     if not stage.provision.firewall:
         return ()
     rules = [f"allow {port}/tcp" for port in ports(stage, host, facts)]
@@ -26,8 +26,16 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], others: Iterable[Part
         "\n".join(["active", "deny what is not allowed", *rules]),
         script(("make_firewall", facts.get("ssh_port", ""), *rules)),
     )
-    wanted = [*rules, *(rule for one in others for thing in one.things for rule in _named(thing))]
+    wanted = [*allowed(stage, host, facts, others), *facts.get("rules_of_others", "").splitlines()]
     return (part("firewall", "Shut what is not allowed", thing, _nothing_old(stage, wanted)),)
+
+
+def allowed(stage: Stage, host: Host, facts: dict[str, str], others: Iterable[Part]) -> list[str]:
+    """Every rule that lets somebody in, for this stage."""
+    if not stage.provision.firewall:
+        return []
+    named = (rule for one in others for thing in one.things for rule in _named(thing))
+    return [*(f"allow {port}/tcp" for port in ports(stage, host, facts)), *named]
 
 
 def _nothing_old(stage: Stage, wanted: list[str]) -> Thing:

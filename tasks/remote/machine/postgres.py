@@ -43,9 +43,14 @@ def reached(stage: Stage, host: Host, version: str) -> tuple[Thing, ...]:
     guests = {one.name: one for one in (*stage.strangers_to(host), *_copies(stage, host))}
     return (
         file(f"{folder(version)}/conf.d/fab-releases.conf", _settings(stage), "644", "postgres", "postgres"),
-        block(f"{folder(version)}/pg_hba.conf", "\n".join(lines)),
+        block(f"{folder(version)}/pg_hba.conf", "\n".join(lines), stage.known_as),
         *firewall.lets_in(stage, guests.values(), 5432),
     )
+
+
+def is_reached(stage: Stage, host: Host) -> bool:
+    """By another host than its own."""
+    return bool(stage.strangers_to(host) or _copies(stage, host))
 
 
 CHECK: tuple[Word, ...] = ("hba_is_well",)
@@ -72,7 +77,7 @@ def _copies(stage: Stage, host: Host) -> tuple[Host, ...]:
 
 def _lines(stage: Stage, host: Host) -> Iterator[str]:
     for one in stage.strangers_to(host):
-        yield f'hostssl all "{stage.name_on_servers}" {_only(one)} scram-sha-256'
+        yield f'hostssl all "{stage.known_as}" {_only(one)} scram-sha-256'
     for one in _copies(stage, host):
         yield f'hostssl replication "{replicator(stage)}" {_only(one)} scram-sha-256'
 

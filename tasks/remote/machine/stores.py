@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ...model.call import Call, call
 from ...model.config import Host, Stage
 from ...model.errors import FailedError
 from ...model.machine import Part, Thing
-from ...model.shell import Line, Script, Secret, Word, script
+from ...model.shell import Script, Secret, script
 from ...server import extensions
-from ...server.make import redis_user, secret_file
+from ...server.make import secret_file
+from ...server.values.names import REDIS_PORT
 from .. import files, variables
-from . import bouncer, firewall, postgres, replica
-from .things import file, last_line, once, part, unit
-
-REDIS_CONF = "/etc/redis/fab-releases.conf"
-AFTER_NETWORK = """\
-# It binds to an address that must be there. Written by fab-releases.
-[Unit]
-After=network-online.target
-Wants=network-online.target
-"""
-
-
-def _made() -> Secret:
-    return Secret(secrets.token_urlsafe(32))
-
-
-@dataclass(frozen=True)
-class Offsite:
-    """What opens the repository away from the server."""
-
-    key: Secret = field(default_factory=lambda: Secret(""))
-    variables: Secret = field(default_factory=lambda: Secret(""))
-    """Lines NAME=value."""
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """Secrets of a stage: what its environment file says, or made anew where there is none yet.
-
-    Made anew, they must also reach a database and a Redis that are there already: `look` then sees neither.
-    """
-
-    environment: Secret | None = None
-    """The file as another host of the stage has it."""
-    fresh: bool = True
-    database: Secret = field(default_factory=_made)
-    redis: Secret = field(default_factory=_made)
-    secret_key: Secret = field(default_factory=_made)
-    offsite: Offsite = field(default_factory=Offsite)
-    archive: Secret = field(default_factory=_made)
-    """The key of an archive that does not exist yet; one that does is never read from the server."""
-    replication: Secret = field(default_factory=_made)
-    replicates: bool = False
-    """`replication` is what a copy knows; made anew, the database must learn it as well."""
-
-    @property
-    def in_place(self) -> Seeds:
-        """When everything has been made with them."""
-        return replace(self, fresh=False, replicates=True)
-
-    def look(self, *words: Word) -> tuple[Word, ...]:
-        return ("look_nothing",) if self.fresh else words
-
-    def look_by(self, asked: Call[object]) -> Line | Call[object]:
-        return ("look_nothing",) if self.fresh else asked
+from . import bouncer, postgres, redis, replica
+from .seeds import Offsite as Offsite
+from .seeds import Seeds as Seeds
+from .things import once, part
 
 
 def known_of(environment: Secret | None, passfile: Secret | None) -> dict[str, str]:
@@ -87,13 +36,15 @@ def seeds_of(text: str | None, replication: str = "") -> Seeds:
         made = replace(made, replication=Secret(replication), replicates=True)
     if text is None:
         return made
-    passwords = dict(_passwords(text))
+    urls = dict(_urls(text))
+    passwords = {name: Secret(unquote(url.password or "")) for name, url in urls.items()}
     return replace(
         made,
         environment=Secret(text),
         fresh=False,
         database=passwords.get("DATABASE_URL", made.database),
         redis=passwords.get("REDIS_URL", made.redis),
+        redis_port=_port(urls.get("REDIS_URL")),
     )
 
 
@@ -110,35 +61,39 @@ def webhook(stage: Stage, seeds: Seeds) -> Secret | None:
     return Secret(found) if found else None
 
 
-def _passwords(text: str) -> Mapping[str, Secret]:
-    found = {}
+def _urls(text: str) -> Iterator[tuple[str, SplitResult]]:
+    """Name of a variable, and the address with a password that it is."""
     for line in text.splitlines():
         name, _, value = line.partition("=")
         try:
-            password = urlsplit(value.strip().strip("'\"")).password
+            url = urlsplit(value.strip().strip("'\""))
+            url.port  # noqa: B018  (ValueError where it is none)
         except ValueError:
             continue
-        if password:
-            found[name.strip().removeprefix("export ")] = Secret(unquote(password))
-    return found
+        if url.password:
+            yield name.strip().removeprefix("export "), url
+
+
+def _port(url: SplitResult | None) -> int:
+    """0 for an address that there is not."""
+    return (url.port or REDIS_PORT) if url else 0
 
 
 def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tuple[Part, ...]:
     found: tuple[Part, ...] = ()
     if host == stage.database_host and stage.has_postgresql:
-        found += (_postgresql(stage, host, postgres.version(facts), seeds), *bouncer.parts(stage, host, seeds.look))
+        found += (_postgresql(stage, host, postgres.version(facts), seeds), *bouncer.parts(stage, host, seeds))
     found += replica.parts(stage, host, facts, seeds.replication)
-    if host == stage.redis_host and stage.provision.redis:
-        found += (_redis(stage, host, seeds),)
+    found += redis.parts(stage, host, facts, seeds)
     environment = stage.environment
     if host.has_releases and stage.provision.environment and environment.file and environment.format != "none":
-        found += (part("environment", "Write the first environment file", _environment(stage, host, seeds)),)
+        found += (part("environment", "Write the first environment file", _environment(stage, host, facts, seeds)),)
     return found
 
 
 def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
     """The role may create databases, which restores beside the live one need; nothing else."""
-    name = stage.name_on_servers
+    name = stage.known_as
     role = Thing(
         "database role",
         seeds.look("look_role", name),
@@ -171,32 +126,8 @@ def _extensions(wanted: tuple[str, ...], database: str) -> tuple[Thing, ...]:
     return (Thing(name, call(extensions.look, name, database, wanted), want, made),)
 
 
-def _redis(stage: Stage, host: Host, seeds: Seeds) -> Part:
-    """It listens where the hosts of the stage find it and nowhere else; its only user has a password."""
-    rules = "~* &* +@all -@admin -@dangerous +info"
-    strangers = stage.strangers_to(host)
-    user = Thing(
-        "Redis user",
-        seeds.look_by(call(redis_user.look, "Redis user", stage.name_on_servers)),
-        f"user default off\nuser {stage.name_on_servers} on * {rules}",
-        script(call(redis_user.make, stage.name_on_servers, seeds.redis, rules)),
-    )
-    conf = files.render("redis.conf", stage, address=firewall.address(host) if strangers else "")
-    late = file("/etc/systemd/system/redis-server.service.d/fab-releases.conf", AFTER_NETWORK)
-    return part(
-        "redis",
-        "Set up Redis",
-        *((late,) if strangers else ()),
-        unit("redis-server.service"),
-        user,
-        file(REDIS_CONF, conf, "640", "root", "redis"),
-        last_line("/etc/redis/redis.conf", f"include {REDIS_CONF}"),
-        *firewall.lets_in(stage, strangers, 6379),
-        use=("restart_anew", "redis-server.service"),
-    )
-
-
-def _environment(stage: Stage, host: Host, seeds: Seeds) -> Thing:
+def _environment(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> Thing:
+    seeds = replace(seeds, redis_port=redis.port(facts, seeds))
     path, mode = stage.layout.shared / stage.environment.file, "640"
     text = seeds.environment or Secret(first_environment(stage, seeds))
     return once(f"environment file {path}", path, host.user, stage.app_user, mode, text)
@@ -211,6 +142,7 @@ def first_environment(stage: Stage, seeds: Seeds) -> str:
         redis_at=stage.place_of(stage.redis_host),
         database=seeds.database.value,
         redis=seeds.redis.value,
+        redis_port=seeds.redis_port or REDIS_PORT,
         secret_key=seeds.secret_key.value,
     )
 

@@ -96,10 +96,10 @@ def last_line(path: Path, line: str) -> Thing:
     return Thing(name, call(lines.look_last, name, str(path), line), line, script(made))
 
 
-def block(path: Path, text: str) -> Thing:
-    """Lines of our own at the end of a file that is the distribution's or somebody else's."""
-    name, made = f"lines in {path}", call(lines.make_block, str(path), text)
-    return Thing(name, call(lines.look_block, name, str(path)), text, script(made))
+def block(path: Path, text: str, whose: str) -> Thing:
+    """Lines of one stage at the end of a file that is the distribution's or somebody else's."""
+    name, made = f"lines in {path}", call(lines.make_block, str(path), text, whose)
+    return Thing(name, call(lines.look_block, name, str(path), whose), text, script(made))
 
 
 def part(name: str, title: str, *things: Thing, check: tuple[Word, ...] = (), use: tuple[Word, ...] = ()) -> Part:

@@ -20,7 +20,7 @@ def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
 
 def _units(stage: Stage, host: Host) -> Part:
     texts = files.units(stage, host)
-    boot = f"{stage.name_on_servers}.service"
+    boot = f"{stage.known_as}.service"
     started = Thing(f"unit {boot}", ("look_enabled", boot), "enabled", script(("make_enabled", boot)))
     things = [file(path, text) for path, text in texts.items()]
     return part("units", "Install units", *things, started, check=("units_verified", *texts), use=("reload_units",))
@@ -28,21 +28,21 @@ def _units(stage: Stage, host: Host) -> Part:
 
 def exposure(stage: Stage) -> Script:
     """Asks what systemd thinks of the unit of each service: marks "exposure", unit, 0 (shut) to 10 (wide open)."""
-    prefix = f"{stage.name_on_servers}-"
+    prefix = f"{stage.known_as}-"
     units = [f"{prefix}{name}{'' if one.kind == 'beat' else '@'}.service" for name, one in stage.services.items()]
     return script(("tell_exposure", *units))
 
 
 def _sudo(stage: Stage) -> Part:
-    modes = {files.systemctl(stage): "755", f"/etc/sudoers.d/{stage.name_on_servers}": "440"}
+    modes = {files.systemctl(stage): "755", f"/etc/sudoers.d/{stage.known_as}": "440"}
     things = [file(path, text, modes.get(path, "644")) for path, text in files.sudo(stage).items()]
-    check = ("visudo", "-cqf", f"/etc/sudoers.d/{stage.name_on_servers}")
+    check = ("visudo", "-cqf", f"/etc/sudoers.d/{stage.known_as}")
     return part("sudo", "Allow what a deploy needs", *things, check=check)
 
 
 def _nginx(stage: Stage, host: Host) -> tuple[Part, ...]:
     """http first: the authority that gives a certificate comes in there. https when there is one."""
-    path = f"/etc/nginx/sites-available/{stage.name_on_servers}"
+    path = f"/etc/nginx/sites-available/{stage.known_as}"
     plain = files.site(stage, host, https=False)
     encrypts = stage.encrypts_on(host)
     before = balancer.things(stage, host) if host in stage.balancers else firewall.lets_in(stage, stage.balancers, 80)
@@ -53,7 +53,7 @@ def _nginx(stage: Stage, host: Host) -> tuple[Part, ...]:
         *before,
         certificate.first_site(path, plain) if encrypts else file(path, plain),
         _unknown(stage),
-        link(f"/etc/nginx/sites-enabled/{stage.name_on_servers}", path),
+        link(f"/etc/nginx/sites-enabled/{stage.known_as}", path),
         absent("/etc/nginx/sites-enabled/default"),
         unit("nginx.service"),
         check=("nginx", "-q", "-t"),

@@ -28,18 +28,18 @@ def make_last(site: Site, path: str, line: str) -> None:  # noqa: ARG001
 
 
 @exported
-def look_block(site: Site, name: str, path: str) -> None:  # noqa: ARG001
+def look_block(site: Site, name: str, path: str, whose: str) -> None:  # noqa: ARG001
     """Tells our lines."""
-    tell(name, lambda: "\n".join(_split(_lines(path))[1]))
+    tell(name, lambda: "\n".join(_split(_lines(path), whose)[1]))
 
 
 @exported
-def make_block(site: Site, path: str, text: str) -> None:  # noqa: ARG001
+def make_block(site: Site, path: str, text: str, whose: str) -> None:  # noqa: ARG001
     """`text` instead of the lines that were ours, at the end."""
     keep(path)
     there, content = files.state(path)
-    others, _ = _split(text_of(content).splitlines())
-    _write(path, there, "\n".join([*others, BEGINS, text, ENDS, ""]))
+    others, _ = _split(text_of(content).splitlines(), whose)
+    _write(path, there, "\n".join([*others, _begins(whose), text, ENDS, ""]))
 
 
 def _lines(path: str) -> list[str]:
@@ -49,18 +49,32 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _split(lines: list[str]) -> tuple[list[str], list[str]]:
-    """(those of others, ours without what encloses them)."""
+def _begins(whose: str) -> str:
+    return f"{BEGINS}, for {whose}"
+
+
+def _split(lines: list[str], whose: str) -> tuple[list[str], list[str]]:
+    """(those of others, ours without what encloses them).
+
+    A block that does not say whose it is, and names us, is neither: it was written before they did.
+    """
     others: list[str] = []
     ours: list[str] = []
-    inside = False
+    block: list[str] | None = None
     for line in lines:
-        if line == BEGINS:
-            inside = True
-        elif inside and line == ENDS:
-            inside = False
+        if block is None and line.startswith(BEGINS):
+            block = [line]
+        elif block is None:
+            others.append(line)
+        elif line != ENDS:
+            block.append(line)
         else:
-            (ours if inside else others).append(line)
+            if block[0] == _begins(whose):
+                ours += block[1:]
+            elif block[0] != BEGINS or not any(f'"{whose}' in one for one in block):
+                others += [*block, line]
+            block = None
+    others += block or []
     while others and not others[-1]:
         others.pop()
     return others, ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import NamedTuple
 
 from .. import files, telling
 from ..exported import exported
@@ -18,9 +19,23 @@ HINTS = {
     "account": "app_user",
     "domain": "domain",
     "folder": "deploy_to",
+    "port": "REDIS_URL, in the environment file",
+    "shared": "[provision] pgbouncer, or hosts",
     "archive": '[backup] engine ("dump")',
 }
 """Kind of a hold -> the key of releases.toml by which it is another one; of all others, name_on_servers."""
+
+
+class Other(NamedTuple):
+    """Another stage of this server."""
+
+    path: str
+    whose: str
+    holds: tuple[str, ...]
+
+
+SHARED = ("rule",)
+"""Kinds that several stages may have."""
 
 
 @exported
@@ -43,6 +58,13 @@ def make(site: Site, known_as: str, holds: tuple[str, ...]) -> None:
     files.replace(f"{FOLDER}/{known_as}.json", f"{text}\n".encode(), "root", "root", 0o644)
 
 
+@exported
+def rules_of_others(site: Site, known_as: str) -> tuple[str, ...]:  # noqa: ARG001
+    """Rules of the firewall that other stages of this server need."""
+    holds = (one for other in _others(known_as) for one in other.holds)
+    return tuple(sorted({one.removeprefix("rule ") for one in holds if one.startswith("rule ")}))
+
+
 def _held(known_as: str) -> list[str]:
     try:
         return [str(one) for one in json.loads(files.read(f"{FOLDER}/{known_as}.json"))["holds"]]
@@ -52,41 +74,37 @@ def _held(known_as: str) -> list[str]:
         return ["a file that cannot be read"]
 
 
-def _others(known_as: str) -> list[dict[str, object]]:
+def _others(known_as: str) -> list[Other]:
     """What the files of other stages say; one that cannot be read is named, for it may hold anything."""
     try:
         names = sorted(os.listdir(FOLDER))
     except FileNotFoundError:
         return []
-    found = []
-    for name in names:
-        if not name.endswith(".json") or name == f"{known_as}.json":
-            continue
-        path = f"{FOLDER}/{name}"
-        try:
-            other = json.loads(files.read(path))
-            found.append({key: other[key] for key in ("application", "stage", "name_on_servers", "holds")})
-        except (ValueError, KeyError, TypeError):
-            raise Refused(f"{path} does not say what its stage has", "fab provision of that stage writes it") from None
-    return found
+    return [_read(f"{FOLDER}/{name}") for name in names if name.endswith(".json") and name != f"{known_as}.json"]
 
 
-def _apart(mine: str, other: dict[str, object]) -> None:
+def _read(path: str) -> Other:
+    try:
+        told = json.loads(files.read(path))
+        whose = f"{told['application']}, stage {told['stage']}"
+        return Other(path, whose, tuple(str(one) for one in told["holds"]))
+    except (ValueError, KeyError, TypeError):
+        raise Refused(f"{path} does not say what its stage has", "fab provision of that stage writes it") from None
+
+
+def _apart(mine: str, other: Other) -> None:
     """Refused for what both have; an account that both were told to use is only warned of."""
     kind, _, value = mine.partition(" ")
-    held = other["holds"]
-    assert isinstance(held, list)
-    for its in held:
-        its_kind, _, its_value = str(its).partition(" ")
+    for its in other.holds:
+        its_kind, _, its_value = its.partition(" ")
         if not _clash(kind, value, its_kind, its_value):
             continue
-        whose = f"{other['application']}, stage {other['stage']}"
         if kind == "account":
-            telling.warn(f"account {value} is also that of {whose}: they are not separated; set app_user for one")
+            telling.warn(f"account {value} is also that of {other.whose}: they are not separated; set app_user for one")
             continue
-        gone = f"if that stage is no longer on this server: rm {FOLDER}/{other['name_on_servers']}.json"
-        what = f"{kind} {value}" if mine == its else f"{kind} {value} beside {its}"
-        raise Refused(f"{what} belongs to {whose}", f"set another {HINTS.get(kind, 'name_on_servers')}; {gone}")
+        what = mine if mine == its else f"{mine} beside {its}"
+        gone = f"if that stage is no longer on this server: rm {other.path}"
+        raise Refused(f"{what} belongs to {other.whose}", f"set another {HINTS.get(kind, 'name_on_servers')}; {gone}")
 
 
 def _clash(kind: str, value: str, its_kind: str, its_value: str) -> bool:
@@ -94,7 +112,9 @@ def _clash(kind: str, value: str, its_kind: str, its_value: str) -> bool:
         return f"{value}/".startswith(f"{its_value}/") or f"{its_value}/".startswith(f"{value}/")
     if kind == "domain" == its_kind:
         return value == its_value or EVERY_NAME in (value, its_value)
-    return (kind, value) == (its_kind, its_value)
+    if kind == "shared" == its_kind:  # one file for all: what it says of the first word must be the same
+        return value.partition(":")[0] == its_value.partition(":")[0] and value != its_value
+    return kind not in SHARED and (kind, value) == (its_kind, its_value)
 
 
 def _no_stranger(site: Site, known_as: str) -> None:

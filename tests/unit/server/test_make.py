@@ -185,11 +185,24 @@ def test_lines_of_ours_are_exchanged_and_others_stay(own: Path, told: dict[str, 
     path.write_text("local all all peer\n")
     path.chmod(0o640)
     for text in ("host one", "host two\nhost three"):
-        lines.make_block(SITE, str(path), text)
-        lines.look_block(SITE, "lines", str(path))
+        lines.make_block(SITE, str(path), text, "shop")
+        lines.look_block(SITE, "lines", str(path), "shop")
         assert told["lines"] == text
-    assert path.read_text() == f"local all all peer\n{lines.BEGINS}\nhost two\nhost three\n{lines.ENDS}\n"
+    assert path.read_text() == f"local all all peer\n{lines.BEGINS}, for shop\nhost two\nhost three\n{lines.ENDS}\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_the_lines_of_another_stage_stay(own: Path, told: dict[str, str]) -> None:
+    """Those that say of nobody whose they are go when they name us."""
+    path = own / "pg_hba.conf"
+    path.write_text(f'local all all peer\n{lines.BEGINS}\nhostssl all "shop" 192.0.2.1/32\n{lines.ENDS}\n')
+    lines.make_block(SITE, str(path), "of the other", "shop-admin")
+    lines.make_block(SITE, str(path), "ours", "shop")
+    lines.make_block(SITE, str(path), "anew", "shop-admin")
+    begins = lines.BEGINS
+    assert path.read_text() == (
+        f"local all all peer\n{begins}, for shop\nours\n{lines.ENDS}\n{begins}, for shop-admin\nanew\n{lines.ENDS}\n"
+    )
 
 
 @pytest.mark.parametrize("how", HOW)
