@@ -17,6 +17,7 @@ from .model.backup import KeptDatabase, LeftOut, Saved
 from .model.config import Stage
 from .model.errors import PreflightError, UsageError
 from .model.event import Event, Note
+from .model.files_copy import FilesCopy, told_of_files
 from .model.moment import FORMS, Moment, age, at_or_before, local
 from .model.plan import Plan
 from .model.standing import Standing
@@ -40,11 +41,10 @@ def backup(context: invoke.Context, stage: str = "", json: bool = False) -> None
         _tell_limits(tell, said)
         for old in said["dropped"]:
             tell(Note(f"{old} removed: not kept by [backup] daily, weekly or monthly"))
-        if here.backup.repository:
-            at.answer(saving.send_away(), HOURS)
-            tell(Note(f"and sent to {here.backup.repository}, with media and configuration"))
-        elif here.manager == "systemd":
-            tell(Note("only the database, and on this server only: [backup] repository is not set", warning=True))
+        if here.manager == "systemd":
+            copied = FilesCopy.from_json(at.answer(saving.copy_files(here), HOURS).facts().get("copied", ""))
+            for line, is_warning in told_of_files(here.backup, copied):
+                tell(Note(line, warning=is_warning))
 
 
 @task()

@@ -57,7 +57,7 @@ def restore_media(
 ) -> int:
     """Put uploads back as they were at a date: beside, checked, exchanged; --undo exchanges back."""
     then = wanted("restore-media", date, undo=undo)
-    here = _stage(stage, undo=undo)
+    here = _stage(stage)
     folders = _folders(here, path)
     run, at_once = token_hex(4), yes or dry_run
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
@@ -80,16 +80,11 @@ def restore_media(
         )
 
 
-def _stage(name: str, *, undo: bool) -> Stage:
+def _stage(name: str) -> Stage:
     """UsageError where there is nothing to restore from."""
     here = load_stage(name)
     if here.manager != "systemd":
-        raise UsageError(f"stage {here.name} sends nothing away from this machine", PAGE)
-    if not undo and not here.backup.repository:
-        raise UsageError(
-            "[backup] repository is not set: nothing was sent away, so there is nothing to restore from",
-            f"set it, then fab provision and fab backup: {PAGE}",
-        )
+        raise UsageError(f"stage {here.name} copies no files on this machine", PAGE)
     return here
 
 
@@ -118,11 +113,11 @@ def _chosen(at: Scene, then: Moment) -> Snapshot:
     if chosen is None:
         oldest = min((one.taken for one in found), default=None)
         has = f"the oldest is of {local(oldest)}" if oldest else "there is none at all"
-        raise PreflightError(f"there is no snapshot at or before {then.said}; {has}", "fab backup sends one away")
+        raise PreflightError(f"there is no snapshot at or before {then.said}; {has}", "fab backup takes one")
     hours = (now() - chosen.taken).total_seconds() / 3600
     at.tell(Note(f"for {then.said}: snapshot {_named(chosen)}, {hours:.1f} h ago"))
     if len(at.stage.app_hosts) > 1:
-        at.tell(Note(f"this is about {at.stage.primary.name}, whose files are sent away: other hosts keep theirs"))
+        at.tell(Note(f"this is about {at.stage.primary.name}, whose files are in backups: other hosts keep theirs"))
     return chosen
 
 
@@ -196,7 +191,7 @@ def restore_config(
 ) -> int:
     """Put variables, nginx, units and the like back as they were at a date: checked, in use or put back; --undo."""
     then = wanted("restore-config", date, undo=undo)
-    here = _stage(stage, undo=undo)
+    here = _stage(stage)
     with talk(json=json) as tell, scene(context, here, tell, as_admin=True, among=(here.primary,)) as at:
         facts = identified(at)
         here = at.stage

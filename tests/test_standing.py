@@ -120,11 +120,40 @@ def test_a_stage_without_backups_is_silent() -> None:
     assert tables.status_json((HostFacts("web1"),), NOW)["backups"] is None
 
 
-def test_backups_that_stay_on_their_server_are_a_choice_that_is_named() -> None:
-    found = standing(Backup(), backup_sent="")
+COPIED = {"place": "/var/backups/fab-releases/pos", "here": True, "folders": {"media": [12, 3400]}}
+
+
+def copied(*remarks: str, **more: object) -> str:
+    return json.dumps(COPIED | {"remarks": remarks, "problems": [], "notes": []} | more)
+
+
+def test_backups_on_their_server_only_are_named_each_time_and_are_no_fault() -> None:
+    found = standing(Backup(), backup_copied=copied())
     assert found.is_well(NOW)
-    assert found.line(NOW) == "the newest is 9 h old, not proven"
+    assert "backups are on this server only (set [backup] repository" in found.line(NOW)
     assert unwell(found) == {"off-site": "backups are on this server only"}
+    (files,) = [one.said for one in found.judged(NOW) if one.what == "files"]
+    assert files == "media: 12 files; configuration, copied 9 h ago"
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"backup_sent": ""}, "media and configuration are in no backup yet"),
+        ({"backup_sent": ago(days=3), "backup_copied": copied()}, "older than the newest backup"),
+        ({"backup_copied": copied("media has 5 files, and had 20 within the last week")}, "media has 5 files"),
+        (failed("offsite", "media has no file any more", hours=1), "copying media and configuration failed, "),
+    ],
+)
+def test_media_that_are_in_no_backup_are_named(facts: dict[str, str], said: str) -> None:
+    found = standing(Backup(), **facts)
+    assert not found.is_well(NOW)
+    assert said in unwell(found)["files"]
+
+
+def test_a_copy_away_from_the_server_that_lost_files_is_named() -> None:
+    found = standing(backup_copied=copied("media is a link", here=False))
+    assert unwell(found)["files"] == "media is a link"
 
 
 def test_a_sandbox_is_not_asked_for_timers() -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from .backup import Backup
+from .files_copy import FilesCopy
 from .moment import age
 
 OVERDUE = timedelta(hours=26)
@@ -23,7 +24,7 @@ BEHIND = timedelta(days=1)
 RUNS = ("backup", "drill", "offsite", "archive")
 """What timers run, as the units are called behind the application's name."""
 
-Aspect = Literal["backup", "backup-contents", "backup-timer", "drill", "off-site"]
+Aspect = Literal["backup", "backup-contents", "backup-timer", "drill", "files", "off-site"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Standing:
     remarks: tuple[str, ...] = ()
     """What the newest does not hold, in words."""
     sent: datetime | None = None
+    copied: FilesCopy | None = None
+    """How the copy of media and configuration went; None: there is none."""
     units: Mapping[str, str] = field(default_factory=dict)
     """"backup.timer", "drill.timer" and each of RUNS -> state."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class Standing:
             drilled=moment(facts.get("backup_drilled", "")),
             remarks=_remarks(facts.get("backup_remarks", "")),
             sent=moment(facts.get("backup_sent", "")),
+            copied=FilesCopy.from_json(facts.get("backup_copied", "")),
             units=dict(word.split("=", 1) for word in facts["backup_units"].split() if "=" in word),
             failures={run: failure for run, failure in failures.items() if failure},
         )
@@ -89,7 +93,7 @@ class Standing:
         contents = (self._contents(),) if self.remarks else ()
         if not self.units:
             return self._age(now), *contents, self._drill(now)
-        return self._age(now), *contents, self._timer(now), self._drill(now), self._away(now)
+        return self._age(now), *contents, self._timer(now), self._drill(now), *self._files(now), self._away(now)
 
     def is_well(self, now: datetime) -> bool:
         """Where nothing is to be sent away, that it is not is no fault; what is in no backup is known, and stays so."""
@@ -101,7 +105,7 @@ class Standing:
     def line(self, now: datetime) -> str:
         """All of it that somebody wants to know at a glance."""
         first, *others = self.judged(now)
-        rest = [one for one in others if not one.is_well and not self._is_choice(one)]
+        rest = [one for one in others if not one.is_well]
         return "; ".join(f"{one.said} ({one.hint})" if one.hint else one.said for one in (first, *rest))
 
     def _age(self, now: datetime) -> Judgement:
@@ -145,6 +149,25 @@ class Standing:
         if by_itself and now - self.drilled > DRILLS[self.wanted.drill]:
             return Judgement("drill", False, f"{said}: overdue", hint)
         return Judgement("drill", True, said)
+
+    def _files(self, now: datetime) -> tuple[Judgement, ...]:
+        """Where a repository is named, whether anything is there at all is said of that."""
+        logs = "fab logs --service offsite"
+        is_here = not self.wanted.repository
+        if is_here and (failed := self._failed("offsite", self.sent, now)) is not None:
+            said = f"copying media and configuration failed{failed}"
+            return (Judgement("files", False, said, f"fab backup; {logs}"),)
+        if not (self.copied and self.sent):
+            said = "media and configuration are in no backup yet"
+            return (Judgement("files", False, said, "fab provision, then fab backup"),) if is_here else ()
+        said = f"{self.copied.contents}, copied {age(now - self.sent)} ago"
+        if is_here and self.taken and self.taken - self.sent > BEHIND:
+            return (Judgement("files", False, f"{said}: older than the newest backup", f"fab backup; {logs}"),)
+        wrong = (*self.copied.problems, *self.copied.remarks)
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if wrong[3:] else ""
+            return (Judgement("files", False, f"{'; '.join(wrong[:3])}{more}", logs),)
+        return (Judgement("files", True, said),)
 
     def _away(self, now: datetime) -> Judgement:
         hint = "fab backup; fab logs --service offsite"

@@ -33,8 +33,9 @@ def look(stage: Stage) -> Script:
     return script(("survey_backups",)) if stage.backup.enabled and stage.manager == "systemd" else Script()
 
 
-def send_away() -> Script:
-    return script(("send_away",))
+def copy_files(stage: Stage) -> Script:
+    """A fact `copied`: how it went, as JSON; none where nothing copies them. To the repository, or on the server."""
+    return script(("copy_files", stage.backup.repository))
 
 
 def listing() -> Script:

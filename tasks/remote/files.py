@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.config import Host, Stage
-from ..server.values import cluster
 from .library import PACKAGE, templates
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def sudo(stage: Stage) -> dict[str, str]:
     """Absolute path -> text: that program, what it allows, and the rule by which sudo runs it."""
     name = stage.known_as
     units = {f"{name}.service": ["start", "stop"]}
-    if stage.backup.repository:
+    if stage.backup.enabled:
         units[f"{name}-offsite.service"] = ["start"]
     if stage.is_archived:
         units[f"{name}-moment@"] = ["start", "stop"]
@@ -123,7 +122,7 @@ def _environment() -> Environment:
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    made = SandboxedEnvironment(
+    return SandboxedEnvironment(
         loader=FileSystemLoader([templates(), templates() / "provision"]),
         undefined=StrictUndefined,
         finalize=_plain,
@@ -131,8 +130,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["cluster_query"] = " ".join(cluster.QUERY.split())
-    return made
 
 
 def _plain(value: object) -> object:

@@ -20,6 +20,8 @@ from .machine.bouncer import USERS
 from .machine.stores import Seeds, read_environment
 
 CONFIGURATION = PurePosixPath("/var/lib/fab-releases/configuration")
+HERE = "/var/backups/fab-releases"
+"""Where the server itself keeps copies of each application as long as no repository is named."""
 ENVIRONMENT = "environment"
 """The part that is the application's variables: of its content only names are shown."""
 ABSENT = "absent"
@@ -31,7 +33,8 @@ SERVED = (ENVIRONMENT, "shared-files", "units")
 def _asked(stage: Stage, verb: str, **more: Any) -> Script:
     told = {
         "application": stage.known_as,
-        "repository": stage.backup.repository,
+        "repository": stage.backup.repository or f"{HERE}/{stage.known_as}",
+        "key": f"/etc/fab-releases/{stage.known_as}{'' if stage.backup.repository else '.local'}.key",
         "shared": str(stage.layout.shared),
         "user": stage.app_user,
         "group": stage.app_user,

@@ -43,10 +43,9 @@ class Refused(Exception):
 
 
 def environment(asked: Asked) -> dict[str, str]:
-    application = asked["application"]
-    key = f"/etc/fab-releases/{application}.key"
+    application, key = asked["application"], asked["key"]
     if not shutil.which("restic") or not Path(key).exists():
-        raise Refused(f"this server has no key for {asked['repository']}", "fab provision sets that up")
+        raise Refused(f"this server has no key for {asked['repository']}", "fab provision, then fab backup")
     told = {"PATH": os.environ["PATH"], "HOME": "/root", "RESTIC_REPOSITORY": asked["repository"]}
     told.update(RESTIC_PASSWORD_FILE=key, RESTIC_CACHE_DIR="/var/cache/fab-releases/restic")
     try:

@@ -14,11 +14,15 @@ prepare_dumps() {
   chmod 700 "$DEPLOY_TO/backups" "$DEPLOY_TO/backups/database"
 }
 
-send_away() { # waits for its end
-  systemctl_as_root start "$APPLICATION-offsite.service" || {
-    said_by "$APPLICATION-offsite.service"
+copy_files() { # REPOSITORY   "": on this server. Waits for its end, and tells its outcome
+  local unit=$APPLICATION-offsite.service
+  if [ -z "$1" ] && [ ! -e "/etc/systemd/system/$unit" ]; then return; fi
+  systemctl_as_root start "$unit" || {
+    said_by "$unit"
+    [ -n "$1" ] || die "the database is in the backup, media and configuration are not: copying them failed" "its last lines are above"
     die "the backup is on this server only: sending it away failed" "its last lines are above; fab provision sets it up"
   }
+  fact copied "$(copy_outcome)"
 }
 
 list_backups() {

@@ -40,10 +40,13 @@ print(json.dumps(json.load(open(sys.argv[1])).get("remarks", [])))' "$1" 2>/dev/
 # Of a host that has the database and no releases: what it sends away by itself.
 survey_apart() { survey_runs "/var/lib/fab-releases/$APPLICATION-journal.jsonl"; }
 
+copy_outcome() { cat "/var/lib/fab-releases/$APPLICATION-offsite.json" 2>/dev/null || true; } # JSON; "" where none ran
+
 survey_runs() { # JOURNAL
   local sent=''
   read -r sent 2>/dev/null <"/var/lib/fab-releases/$APPLICATION-offsite-at" || true
   fact backup_sent "$sent"
+  fact backup_copied "$(copy_outcome)"
   fact backup_units "$(backup_units)"
   failed_runs "$1"
 }

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tasks.config.load import load, stage
-from tasks.remote import files
+from tasks.model.shell import Secret
+from tasks.remote.machine import backups
+from tasks.remote.machine.stores import Offsite
 from tests.conftest import Boot
-from tests.servers.shop import Shop
+from tests.servers.shop import Shop, install_parts
 
 pytestmark = [pytest.mark.server, pytest.mark.nightly]
 SILENT = "s3:https://127.0.0.9/shop/pos"
@@ -33,11 +35,9 @@ def test_a_storage_that_says_nothing_holds_everybody_up(boot: Boot, tmp_path: Pa
         refused = shop.fab("recover", "--yes", check=1, environment=KEYS, timeout=300)
         assert f"{SILENT} did not answer in 60 s" in refused.stderr
         assert SECRET not in refused.stdout + refused.stderr
-        server.put("/etc/fab-releases/pos.key", "a key\n", 0o600)
-        given = " ".join(f"{name}={value}" for name, value in KEYS.items())
-        program = "/usr/local/lib/fab-releases/pos-offsite"
-        server.put(program, files.render("offsite", stage(load(tmp_path / "releases.toml"))), 0o755)
-        sent = server.run(f"{given} {program}", check=False, timeout=170)
+        here, given = stage(load(tmp_path / "releases.toml")), "".join(f"{name}={KEYS[name]}\n" for name in KEYS)
+        install_parts(server, backups.parts(here, here.primary, Offsite(Secret("a key\n"), Secret(given))))
+        sent = server.run("/usr/local/lib/fab-releases/pos-offsite", check=False, timeout=170)
         assert sent.returncode == 1
         assert sent.stderr == f"{SILENT} did not answer in 60 s: is it there, and may this server reach it?\n"
     finally:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.server
 def shop(shop: Shop) -> Shop:
     """`base` is live, three sales were made before a backup, and two after it."""
     sell(shop, "before", 3)
-    assert "only the database, and on this server only" in shop.fab("backup").stderr
+    assert "only the database: media and configuration are in no backup" in shop.fab("backup").stderr
     sell(shop, "after", 2)
     shop.server.snapshot()
     return put_back(shop)

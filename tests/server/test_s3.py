@@ -82,16 +82,20 @@ def test_secrets_of_the_storage_are_seen_by_anybody_on_the_way(away: Away) -> No
 )
 def test_a_storage_that_cannot_be_reached_looks_well(away: Away, what: str, reason: str) -> None:
     server = away.shop.server
-    server.run("cp -a /etc/fab-releases/pos.env /root/kept; cp /usr/local/lib/fab-releases/pos-offsite /root/program")
+    server.run(
+        "cp -a /etc/fab-releases/pos.env /root/kept; cp /usr/local/lib/fab-releases/pos-offsite.json /root/program"
+    )
     match what:
         case "the secret is wrong":
             server.run("sed -i 's/\\(SECRET_ACCESS_KEY=\\).*/\\1wrong/' /etc/fab-releases/pos.env")
         case "nobody answers there":
-            server.run("sed -i 's/:9000/:9001/' /usr/local/lib/fab-releases/pos-offsite")
+            server.run("sed -i 's/:9000/:9001/' /usr/local/lib/fab-releases/pos-offsite.json")
         case "its certificate is unknown":
             away.storage.doubted_by(server)
         case "its name is unknown":
-            server.run("sed -i 's,https://s3.test,https://s3.pos.invalid,' /usr/local/lib/fab-releases/pos-offsite")
+            server.run(
+                "sed -i 's,https://s3.test,https://s3.pos.invalid,' /usr/local/lib/fab-releases/pos-offsite.json"
+            )
     try:
         said = away.fab("backup", check=1)
         assert "on this server only" in said
@@ -99,7 +103,9 @@ def test_a_storage_that_cannot_be_reached_looks_well(away: Away, what: str, reas
         assert away.storage.secret not in said
         assert "off-site: sending them away failed" in away.fab("check")
     finally:
-        server.run("mv /root/kept /etc/fab-releases/pos.env; mv /root/program /usr/local/lib/fab-releases/pos-offsite")
+        server.run(
+            "mv /root/kept /etc/fab-releases/pos.env; mv /root/program /usr/local/lib/fab-releases/pos-offsite.json"
+        )
         if what == "its certificate is unknown":
             away.storage.trusted_by(server)
     assert "and sent to" in away.fab("backup")

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.config.load import load, stage
+from tasks.model.shell import Secret
 from tasks.remote import files
-from tasks.remote.machine import ssh
-from tests.servers.shop import Shop
+from tasks.remote.machine import backups, ssh
+from tasks.remote.machine.stores import Offsite
+from tests.servers.shop import Shop, install_parts
 
 from .conftest import await_page
 
@@ -31,12 +33,8 @@ MORE = '[backup]\nrepository = "/srv/vault/pos"\n'
 def shop(shop: Shop) -> Shop:
     """Three receipts and the configuration were sent away; provisioning's part of it is done by hand, for time."""
     shop.configure(MORE)
-    install = "apt-get -q update && apt-get -q -y install --no-install-recommends restic"
-    shop.server.run(install, timeout=200)
-    shop.server.put("/etc/fab-releases/pos.key", "a key\n", 0o600)
-    shop.server.put("/etc/fab-releases/pos.env", "", 0o600)
     here = stage(load(shop.folder / "releases.toml"))
-    shop.server.put("/usr/local/lib/fab-releases/pos-offsite", files.render("offsite", here), 0o755)
+    install_parts(shop.server, backups.parts(here, here.primary, Offsite(Secret("a key\n"))))
     receipts = f"{MEDIA}/receipts"
     shop.server.run(
         f"mkdir -p {receipts}; for i in 1 2 3; do echo sale $i >{receipts}/$i.txt; done; touch {receipts}/scan.part; "
@@ -67,7 +65,7 @@ def configured(shop: Shop) -> Iterator[Shop]:
 
 
 def send_away(shop: Shop) -> str:
-    """One more of this day, of which the timer would keep the last alone; its name."""
+    """One more of this day; its name."""
     restic(shop, "backup --host pos --tag fab-releases /etc /srv/pos/shared")
     return str(json.loads(restic(shop, "snapshots --json latest"))[0]["short_id"])
 

@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 
 from tasks.config.load import load, stage
-from tasks.model.call import Call
-from tasks.model.machine import Part
 from tasks.model.shell import Secret
 from tasks.remote.machine import backups
 from tasks.remote.machine.stores import Offsite
 from tests.conftest import Boot
 from tests.servers import Server, faults
-from tests.servers.shop import Shop, fill
+from tests.servers.shop import Shop, fill, install_parts
 
 from .conftest import await_page, put_back
 
@@ -97,16 +95,6 @@ def install(shop: Shop) -> None:
     here = stage(load(shop.folder / "releases.toml"))
     install_parts(shop.server, backups.parts(here, here.primary, Offsite(Secret("a key"))))
     shop.server.run("systemctl enable -q --now pos-backup.timer pos-drill.timer")
-
-
-def install_parts(server: Server, parts: tuple[Part, ...]) -> None:
-    for part in parts:
-        for made in (one for thing in part.things for one in thing.make.calls if isinstance(one, Call)):
-            if made.function == "make.file.make":
-                text = made.arguments["text"]
-                content = text.value if isinstance(text, Secret) else text
-                server.put(made.arguments["path"], content, mode=int(made.arguments["mode"], 8))
-    server.run("install -d -m 755 /var/lib/fab-releases && systemctl daemon-reload")
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,13 @@ import uv
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "git", "ca-certificates", "python3", "python3-venv"),
-    *("postgresql", "redis-server", "nginx", "iproute2", "procps", "curl", "rsync", "ufw", "nftables"),
+    *("postgresql", "redis-server", "nginx", "iproute2", "procps", "curl", "rsync", "ufw", "nftables", "restic"),
     "pgbackrest",
 )
 BARE = ("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "iproute2", "ca-certificates")
 PROVISIONED = (
     *("postgresql", "redis-server", "nginx", "ufw", "git", "curl", "python3", "python3-venv", "procps", "logrotate"),
-    *("unattended-upgrades", "fail2ban", "python3-systemd", "certbot", "pebble", "pgbackrest"),
+    *("unattended-upgrades", "fail2ban", "python3-systemd", "certbot", "pebble", "pgbackrest", "restic"),
 )
 SUITE = "bookworm"
 MMDEBSTRAP = (

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from ...model.backup import Backup
 from ...model.call import call
-from ...model.config import Host, Stage
+from ...model.config import Host, Stage, megabytes
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, script
+from ...server.installed import place
 from ...server.make import file as files_made
 from .. import backup, files
 from ..library import programs, templates
@@ -31,10 +32,9 @@ def parts(stage: Stage, host: Host, offsite: Offsite, webhook: Secret | None = N
     if not stage.backup.enabled:
         return ()
     if host != stage.primary:
-        apart = (_failed_apart(stage, host, webhook), _offsite_database(stage, offsite))
+        apart = (_failed_apart(stage, host, webhook), _offsite_database(stage, host, offsite))
         return apart if stage.sends_apart(host) else ()
-    away = (_offsite(stage, offsite),) if stage.backup.repository else ()
-    return (_failed(stage, host), *away, _backups(stage, host), _drills(stage, host))
+    return (_failed(stage, host), _offsite(stage, host, offsite), _backups(stage, host), _drills(stage, host))
 
 
 def _backups(stage: Stage, host: Host) -> Part:
@@ -113,29 +113,26 @@ def _failures(stage: Stage, at: dict[str, str], *more: Thing, **where: str) -> P
     )
 
 
-def _offsite(stage: Stage, offsite: Offsite) -> Part:
+def _offsite(stage: Stage, host: Host, offsite: Offsite) -> Part:
     """As root: what a new server needs is all over /etc."""
-    program = _sender(stage)
     service = f"{UNITS}/{stage.known_as}-offsite.service"
     return part(
         "offsite",
-        "Send backups away",
-        *_means(stage, offsite),
-        file(program, files.render("offsite", stage), "755"),
-        file(service, files.render("systemd/offsite.service", stage, program=program)),
+        "Send backups away" if stage.backup.repository else "Copy media and configuration",
+        *_means(stage, host, offsite),
+        file(service, files.render("systemd/offsite.service", stage, program=_sender(stage))),
         check=("units_verified", service),
         use=("reload_units",),
     )
 
 
-def _offsite_database(stage: Stage, offsite: Offsite) -> Part:
-    program, name = _sender(stage), f"{stage.known_as}-offsite"
+def _offsite_database(stage: Stage, host: Host, offsite: Offsite) -> Part:
+    name, service = f"{stage.known_as}-offsite", "systemd/offsite-database.service"
     return part(
         "offsite",
         "Send backups away",
-        *_means(stage, offsite),
-        file(program, files.render("offsite-database", stage), "755"),
-        file(f"{UNITS}/{name}.service", files.render("systemd/offsite-database.service", stage, program=program)),
+        *_means(stage, host, offsite),
+        file(f"{UNITS}/{name}.service", files.render(service, stage, program=_sender(stage))),
         file(f"{UNITS}/{name}.timer", files.render("systemd/backup.timer", stage)),
         unit(f"{name}.timer"),
         check=("units_verified", f"{UNITS}/{name}.service", f"{UNITS}/{name}.timer"),
@@ -147,13 +144,43 @@ def _sender(stage: Stage) -> str:
     return f"/usr/local/lib/fab-releases/{stage.known_as}-offsite"
 
 
-def _means(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
+def _means(stage: Stage, host: Host, offsite: Offsite) -> tuple[Thing, ...]:
     """Of sending: the program, the key, what the repository asks for."""
+    program = _sender(stage)
+    away = (_key(stage, offsite.key),) if stage.backup.repository else ()
+    env = (known(f"/etc/fab-releases/{stage.known_as}.env", offsite.variables),) if offsite.key.value else ()
     return (
-        packages("restic"),
-        _key(stage, offsite.key),
-        *((known(f"/etc/fab-releases/{stage.known_as}.env", offsite.variables),) if offsite.key.value else ()),
+        packages("python3", "restic"),
+        *away,
+        *env,
+        installed(stage),
+        file(f"{program}.json", settings(stage, host)),
+        file(program, files.render("offsite", stage), "755"),
     )
+
+
+def installed(stage: Stage) -> Thing:
+    """The programs that timers and units of this application start."""
+    name = f"programs of {stage.known_as}"
+    return Thing(name, call(place.look, name=name), "this version", script(call(place.make)))
+
+
+def settings(stage: Stage, host: Host) -> str:
+    """What the program is told; of a host without releases, that it copies roles and configuration alone."""
+    layout = stage.layout
+    told = {
+        "application": stage.known_as,
+        "repository": stage.backup.repository,
+        "user": stage.primary.user,
+        "shared": str(layout.shared),
+        "shared_dirs": list(stage.shared_dirs),
+        "current": str(layout.current) if host == stage.primary else "",
+        "dumps": str(layout.dumps),
+        "journal": str(layout.journal),
+        "keep": stage.backup.keep,
+        "reserve": megabytes(stage.minimum_free) << 20,
+    }
+    return json.dumps(told, indent=1) + "\n"
 
 
 def no_key_yet(stage: Stage, here: str) -> Script:

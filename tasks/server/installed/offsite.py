@@ -59,6 +59,10 @@ class Settings:
     def outcome(self) -> str:
         return f"{restic.STATE}/{self.application}-offsite.json"
 
+    @property
+    def history(self) -> str:
+        return f"{restic.STATE}/{self.application}-offsite.history"
+
 
 def main(words: list[str]) -> int:
     """`words` are the path of the settings. What is said last says why it failed."""
@@ -84,7 +88,7 @@ def copy_all(settings: Settings, now: datetime) -> list[str]:
     files.make_folders(restic.CACHE, "root", "root", 0o700)
     target = settings.target
     target.open()
-    history_remarks = take_history_along(settings, target)
+    lost, notes = take_history_along(settings, target)
     missing = gather(settings.facts, settings.current, settings.user)
     sources = [path for path in wanted(settings) if os.path.lexists(path)]
     view.enter(sources, [target.place] if target.place.startswith("/") else [])
@@ -93,14 +97,14 @@ def copy_all(settings: Settings, now: datetime) -> list[str]:
         room(settings, target, sum(one.size for one in found.values()))
     written = send(settings, target, sources, found)
     counts = counted(settings, target, written.snapshot, found)
-    before = record.history(settings.outcome)
+    before = record.history(settings.history)
     problems, remarks = record.judged(before, counts, now)
     problems += unread(written, found) + missing + short(found, counts)
-    remarks += troubles + left_out(found) + history_remarks
-    told = {"place": target.place, "here": target.is_here, "snapshot": written.snapshot}
-    group = settings.user if settings.current else "root"
-    outcome = {**told, "folders": counts, "problems": problems, "remarks": remarks}
-    record.write(settings.outcome, _group(group), outcome, before, now)
+    remarks += troubles + left_out(found) + lost
+    told = {"place": target.place, "here": target.is_here, "snapshot": written.snapshot, "folders": counts}
+    group = _group(settings.user if settings.current else "root")
+    record.write(settings.outcome, group, {**told, "problems": problems, "remarks": remarks, "notes": notes}, now)
+    record.remember(settings.history, counts, before, now)
     for line in remarks:
         print(f"warning: {line}", file=sys.stderr)
     if not problems:  # what may be all that is left of lost files is not forgotten
@@ -200,19 +204,19 @@ def left_out(found: dict[str, Tree]) -> list[str]:
     return said
 
 
-def take_history_along(settings: Settings, target: restic.Repository) -> list[str]:
-    """What was kept on this server before a repository was named goes there, once."""
+def take_history_along(settings: Settings, target: restic.Repository) -> tuple[list[str], list[str]]:
+    """What was kept on this server before a repository was named goes there, once. (What is wrong, what to know.)"""
     old = restic.Repository(settings.application, f"{LOCAL}/{settings.application}", is_here=True)
     mark = f"{restic.STATE}/{settings.application}-offsite-copied"
     if target.is_here or not files.entry(f"{old.place}/config") or not settings.current:
-        return []
-    kept = f"what was kept before a repository was named is in {old.place} as well: rm -r {old.place} frees its room"
+        return [], []
     if not files.entry(mark):
         why = restic.copy(old, target)
         if why:
-            return [f"what was kept before a repository was named is in {old.place} only: copying it failed: {why}"]
+            said = f"what was kept before a repository was named is in {old.place} only: copying it failed: {why}"
+            return [said], []
         files.replace(mark, f"{target.place}\n".encode(), "root", "root", 0o600)
-    return [kept]
+    return [], [f"what was kept on this server alone is in the repository as well: rm -r {old.place} frees its room"]
 
 
 def _group(user: str) -> str:

@@ -13,6 +13,8 @@ REMEMBERED = timedelta(days=7)
 """For so long what was lost is said; then it counts as meant."""
 MANY = 10
 """Of fewer files, half is no collapse."""
+MOST = 200
+"""Runs that are remembered."""
 Counts = dict[str, tuple[int, int]]
 
 
@@ -36,14 +38,18 @@ def history(path: str) -> list[dict[str, Any]]:
     """Of earlier runs, oldest first; [] for what cannot be read."""
     try:
         told = json.loads(files.read(path))
-        return [one for one in told["history"] if datetime.fromisoformat(one["at"]) and dict(one["folders"])]
+        return [one for one in told if datetime.fromisoformat(one["at"]) and dict(one["folders"])]
     except (OSError, ValueError, KeyError, TypeError, Refused):
         return []
 
 
-def write(path: str, group: str, told: dict[str, Any], before: list[dict[str, Any]], now: datetime) -> None:
-    """One line, which the deploying account may read."""
-    mine = {"at": now.isoformat(), "folders": told["folders"]}
+def remember(path: str, counts: Counts, before: list[dict[str, Any]], now: datetime) -> None:
     kept = [one for one in before if now - datetime.fromisoformat(one["at"]) < REMEMBERED]
-    text = json.dumps({**told, "at": now.isoformat(), "history": [*kept, mine][-50:]})
+    text = json.dumps([*kept, {"at": now.isoformat(), "folders": counts}][-MOST:])
+    files.replace(path, f"{text}\n".encode(), "root", "root", 0o600)
+
+
+def write(path: str, group: str, told: dict[str, Any], now: datetime) -> None:
+    """One line, which the deploying account may read."""
+    text = json.dumps({**told, "at": now.isoformat()})
     files.replace(path, f"{text}\n".encode(), "root", group, 0o640)

@@ -65,7 +65,8 @@ class Repository:
         told = {"PATH": os.environ.get("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"), "HOME": "/root"}
         if not self.is_here:
             told.update(variables(f"/etc/fab-releases/{self.application}.env"))
-        told.update(RESTIC_REPOSITORY=self.place, RESTIC_PASSWORD_FILE=self.key, RESTIC_CACHE_DIR=CACHE, TMPDIR=CACHE)
+        told.setdefault("RESTIC_REPOSITORY", self.place)  # a variable may say it with what opens it
+        told.update(RESTIC_PASSWORD_FILE=self.key, RESTIC_CACHE_DIR=CACHE, TMPDIR=CACHE)
         return told
 
     def trouble(self) -> str:

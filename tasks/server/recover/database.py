@@ -121,7 +121,7 @@ def is_running() -> bool:
 
 def moment_of(site: Site) -> str:
     """Says which moment of the archive was taken."""
-    return f"{fetched.STATE}/{site.name_on_servers}-recovered-moment"
+    return f"{fetched.STATE}/{site.known_as}-recovered-moment"
 
 
 def has_tables(database: str) -> bool:
@@ -138,7 +138,7 @@ def number_of(database: str) -> str:
 def is_filled(site: Site, database: str, how: str, digest: str = "") -> bool:
     """`how` is begun or restored; the mark names the very one."""
     try:
-        words = files.read(f"{fetched.STATE}/{site.name_on_servers}-recovered").decode().split()
+        words = files.read(f"{fetched.STATE}/{site.known_as}-recovered").decode().split()
     except FileNotFoundError:
         return False
     return len(words) == 3 and words[0] == how and digest in ("", words[1]) and words[2] == number_of(database)
@@ -146,7 +146,7 @@ def is_filled(site: Site, database: str, how: str, digest: str = "") -> bool:
 
 def mark(site: Site, database: str, how: str, digest: str) -> None:
     text = f"{how} {digest} {number_of(database)}\n"
-    files.replace(f"{fetched.STATE}/{site.name_on_servers}-recovered", text.encode(), "root", "root", 0o644)
+    files.replace(f"{fetched.STATE}/{site.known_as}-recovered", text.encode(), "root", "root", 0o644)
 
 
 def make(name: str, owner: str, itself: dict[str, Any]) -> None:

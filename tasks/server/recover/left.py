@@ -20,7 +20,7 @@ WORDS = {
 
 
 def path_of(site: Site) -> str:
-    return f"{fetched.STATE}/{site.name_on_servers}-not-restored.json"
+    return f"{fetched.STATE}/{site.known_as}-not-restored.json"
 
 
 def note(site: Site, kind: str, names: Iterable[str]) -> None:

@@ -20,11 +20,11 @@ class Site:
     """Name of a service on this host -> web, worker or beat."""
     manager: str
     """systemd or supervisor."""
-    name_on_servers: str = ""
+    known_as: str = ""
     """What all that belongs to this stage alone is called there; "": the application's name."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name_on_servers", self.name_on_servers or self.application)
+        object.__setattr__(self, "known_as", self.known_as or self.application)
 
     @property
     def private(self) -> str:
