@@ -63,8 +63,7 @@ class Mender:
         if entry.owner not in self.ours:
             self.reasons[entry.id] = Reason(f'must be member of role "{entry.owner}"', NOT_ALLOWED)
             return False
-        own = unrestricted(self.script(entry, "--no-owner")).splitlines()
-        lines = [line for line in unrestricted(self.script(entry)).splitlines() if line not in own]
+        lines = self.given_away(entry)
         space = quote(entry.namespace)
         shut_out = entry.namespace and fetch(self.session, MAY_CREATE, [space, entry.owner])
         if shut_out and not shut_out[0][0]:
@@ -72,6 +71,12 @@ class Mender:
             guest, leave = f"CREATE ON SCHEMA {space} TO {who}", f"CREATE ON SCHEMA {space} FROM {who}"
             lines = [f"GRANT {guest};", *lines, f"REVOKE {leave};"]
         return self.said(entry, "\n".join(lines))
+
+    def given_away(self, entry: Entry) -> list[str]:
+        """What gives it to its owner: all that its script says besides how it is made."""
+        own = entry.statement.splitlines()
+        lines = unrestricted(self.script(entry)).splitlines()
+        return [line for line in lines if line.startswith("ALTER ") and " OWNER TO " in line and line not in own]
 
     def grant(self, entry: Entry) -> bool:
         """One right after the other, each as who gave it where we may be that, and else as ourselves."""

@@ -430,7 +430,7 @@ def described(copy: Copy, entry: Entry, found: Entry | None, hangs: bool) -> Los
     statement = entry.statement.strip()
     if entry.kind in RIGHTS:
         return Lost(rights(entry), statement, text, True, hangs)
-    owned = "\n".join(given_away(copy, entry))
+    owned = "\n".join(copy.mender.given_away(entry))
     if statement.startswith(NOT_MADE) or (found and owner_of(found) != owner_of(entry)):
         return Lost(f"{entry.name}: its owner {entry.owner}", owned, text, excused, hangs)
     if found is not None:
@@ -442,9 +442,3 @@ def rights(entry: Entry) -> str:
     if entry.kind == "ACL":
         return f"rights on {entry.about}"
     return f"{entry.tag.lower()} of {entry.owner}{f' in schema {entry.namespace}' if entry.namespace else ''}"
-
-
-def given_away(copy: Copy, entry: Entry) -> list[str]:
-    """What gives it to its owner."""
-    own = copy.script(entry, "--no-owner").splitlines()
-    return [line for line in copy.script(entry).splitlines() if line not in own and line.startswith("ALTER ")]
