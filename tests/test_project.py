@@ -99,6 +99,15 @@ def test_every_database_that_a_router_names_is_migrated_and_taken_back(two: Rele
     assert "notes_note" not in tables(two, "notes")
 
 
+def test_every_database_behind_the_pool_is_reached_past_it(two: Release) -> None:
+    every = {"default": json.loads(two.environment["DATABASE"]), **json.loads(two.environment["MORE_DATABASES"])}
+    two.environment["DATABASE_DIRECT_PORT"] = str(every["default"].get("PORT", ""))
+    for database in every.values():
+        database.update({"PORT": 1} if "PORT" in database else {})  # where nothing listens
+    two.environment.update(DATABASE=json.dumps(every.pop("default")), MORE_DATABASES=json.dumps(every))
+    assert two.ok("inspect")["applied"] == ["notes:"]
+
+
 def test_a_release_that_does_not_know_a_database_leaves_it_as_it_is(release: Release, two: Release) -> None:
     older = [name for name in two.ok("inspect")["known"] if not name.startswith("notes")]
     two.ok("migrate")

@@ -83,10 +83,16 @@ def past_the_pool() -> None:
     """To PostgreSQL itself, not to a pgBouncer before it: locks, limits and dumps need a session that stays theirs."""
     port = os.environ.get("DATABASE_DIRECT_PORT")
     if port:
-        from django.db import connection
+        from django.db import connections
 
-        if connection.vendor == "postgresql":
-            connection.settings_dict["PORT"] = port
+        pooled = place_of(connections["default"])
+        for alias in connections:  # another database may be reached through the same one
+            if connections[alias].vendor == "postgresql" and place_of(connections[alias]) == pooled:
+                connections[alias].settings_dict["PORT"] = port
+
+
+def place_of(connection) -> tuple[str, str]:
+    return str(connection.settings_dict["HOST"]), str(connection.settings_dict["PORT"])
 
 
 def past_no_link(check_name: Callable, check_opened: Callable) -> None:

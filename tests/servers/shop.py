@@ -15,7 +15,7 @@ from tasks.config.load import load, stage
 from tasks.model.call import Call
 from tasks.model.machine import Part
 from tasks.model.shell import Secret
-from tasks.remote.files import server_files
+from tasks.remote.files import server_files, systemctl
 from tasks.remote.library import server_code
 
 from .server import Server, client_key
@@ -174,7 +174,8 @@ class Shop:
         here = stage(load(self.folder / "releases.toml"))
         for server, host in zip(self.servers, here.hosts, strict=True):
             for path, text in server_files(here, host).items():
-                server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
+                mode = 0o440 if "sudoers" in path else 0o755 if path == systemctl(here) else 0o644
+                server.put(path, text, mode=mode)
             server.run(
                 "visudo -cqf /etc/sudoers.d/pos && systemctl daemon-reload && systemctl enable -q pos.service && "
                 "ln -sf /etc/nginx/sites-available/pos /etc/nginx/sites-enabled/pos && "
