@@ -13,7 +13,7 @@ as_account() { # USER FUNCTION WORD...
   trap 'stopped=143' TERM INT HUP
   set +e
   {
-    declare -p NONCE DEPLOY_TO RUN APPLICATION MANAGER PORT SERVICES PRIVATE RELEASES STAGING SHARED ENVIRONMENTS
+    declare -p NONCE DEPLOY_TO RUN APPLICATION MANAGER PORT SERVICES PRIVATE RELEASES STAGING SHARED ENVIRONMENTS ROOT_LOCK
     declare -f
     # shellcheck disable=SC2016  # for the bash that reads it
     printf 'STEP=\ncd -- "$HOME" 2>/dev/null || cd /\n"$@" </dev/null\nexit\n'
