@@ -27,6 +27,7 @@ from .model.facts import HostFacts
 from .model.plan import Plan
 from .model.shell import Script
 from .remote import files, library, survey
+from .remote.adopt import as_deployer
 from .report.choose import reporters
 from .report.reporter import together
 from .report.safe import clean, out, out_json
@@ -52,6 +53,8 @@ class Scene:
     """Hosts that could not be reached, where a task can do without."""
     identity: str = ""
     """A private key named on the command line."""
+    as_admin: bool = False
+    """The sessions are root's."""
 
     def together(self, do: Any, hosts: Iterable[str] | None = None) -> dict[str, Any]:
         """What `do` says of each session, or of those of `hosts`."""
@@ -117,6 +120,8 @@ class Scene:
 
         def look(session: Session) -> tuple[HostFacts, Any]:
             said = survey.survey(self.stage)
+            if self.as_admin:  # root opens nothing in folders of the account's
+                said = as_deployer(self.stage.host(session.host), said)
             for one in (*all_hosts, *(more if session.host == first else ())):
                 said += one
             if primary and session.host == self.stage.primary.name:
@@ -247,7 +252,7 @@ def scene(
         if not opened:
             raise next(iter(away.values()))
         reached = {host.name: opened[host.name] for host in hosts if host.name in opened}
-        yield Scene(stage, tell, reached, started, away=away, identity=identity)
+        yield Scene(stage, tell, reached, started, away=away, identity=identity, as_admin=as_admin)
     finally:
         for session in opened.values():
             session.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 from collections.abc import Iterable
@@ -98,7 +97,7 @@ def take_file(site: Site, place: str, path: str, user: str, group: str) -> None:
 @exported
 def carry_schedule(site: Site, place: str, service: str, user: str) -> None:
     """What beat remembers of its last runs, where ours remembers nothing yet."""
-    folder = f"/var/lib/{site.application}-{service}"
+    folder = f"/var/lib/{site.name_on_servers}-{service}"
     group = _group_of(user)
     if files.entry(folder) and _schedules(folder):
         return
@@ -129,6 +128,8 @@ def _are_one(old: str, new: str) -> bool:
 
 def _exchange(one: str, other: str) -> None:
     """In one moment, in folders that nobody can exchange meanwhile."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     with files.parent(one) as (above, name), files.parent(other) as (other_above, other_name):
         words = (above, os.fsencode(name), other_above, os.fsencode(other_name), RENAME_EXCHANGE)

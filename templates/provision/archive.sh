@@ -2,7 +2,7 @@
 # WAL archiving by pgBackRest: a key that is made once, a stanza, and PostgreSQL told to archive.
 
 # What is there already was encrypted with the key that is there, or with the one of the server that was lost.
-make_archive_key() { # PATH FOLDER KEY   FOLDER is "" where it is none
+make_archive_key() { # PATH KEY
   local begun kept=/var/lib/fab-releases/recovered$1
   if [ ! -f "$1" ] && [ -f "$kept" ]; then
     make_file "$1" root postgres 640 "$(cat "$kept")
@@ -16,12 +16,8 @@ make_archive_key() { # PATH FOLDER KEY   FOLDER is "" where it is none
       *) die "the archive cannot be asked: ${begun#stanza: }" "[backup] archive and what its variables say" ;;
     esac
     make_file "$1" root postgres 640 "[global]
-repo1-cipher-pass=$3
+repo1-cipher-pass=$2
 "
-  fi
-  # On a disk that outlived a server they have the number that postgres had there.
-  if [ -n "$2" ] && [ -f "$2/archive/main/archive.info" ] && ! runuser -u postgres -- test -w "$2/archive/main/archive.info"; then
-    chown -R postgres: "$2" || die "postgres may not write to $2" "its number was another on the lost server: chown -R postgres: $2 where that can be done"
   fi
   chown root:postgres "$1"
   chmod 640 "$1"

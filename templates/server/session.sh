@@ -85,6 +85,14 @@ take_own_lock() { # WHO
     mark lock failed "$PRIVATE belongs to $(stat -c %U "$PRIVATE/lock"), and $(id -un) may not write in it"
     return
   fi
+  if held_by_root; then
+    tell_holder
+    return
+  fi
+  if [ -e "$PRIVATE/lock" ] && [ ! -f "$PRIVATE/lock" ]; then # to open a FIFO is to wait for somebody at its other end
+    mark lock failed "$PRIVATE/lock is not a regular file; move it away"
+    return
+  fi
   # Children inherit descriptor 9: the lock is held exactly as long as anything of this run lives.
   exec 9>>"$PRIVATE/lock"
   if flock -n 9 && ! held_by_root; then
@@ -93,12 +101,16 @@ take_own_lock() { # WHO
     mark lock taken
   else
     exec 9>&-
-    sleep 0.2 # a holder of this very moment has not said who it is: what is there names the one before
-    if held_by_root; then
-      mark lock busy "$(tr '\n\t' '  ' <"$ROOT_LOCK" 2>/dev/null)"
-    else
-      mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
-    fi
+    tell_holder
+  fi
+}
+
+tell_holder() {
+  sleep 0.2 # a holder of this very moment has not said who it is: what is there names the one before
+  if held_by_root; then
+    mark lock busy "$(tr '\n\t' '  ' <"$ROOT_LOCK" 2>/dev/null)"
+  else
+    mark lock busy "$(tr '\n\t' '  ' <"$PRIVATE/lock" 2>/dev/null)"
   fi
 }
 

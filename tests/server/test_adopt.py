@@ -45,6 +45,7 @@ def flat(boot: Boot, origin: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     server = boot("flat", requirements=REQUIREMENTS)
     shop = Shop(tmp_path_factory.mktemp("flat"), (server,))
     make_flat(server, origin)
+    server.run("usermod -aG app deploy")  # who uploads stands for the old services, and then for the new ones
     return shop, server.snapshot()
 
 

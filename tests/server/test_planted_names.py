@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks._scene import open_host
+from tasks._scene import Scene, open_host
 from tasks.config.load import load, stage
 from tasks.engine.session import Session
 from tests.conftest import Boot
@@ -102,12 +102,15 @@ def test_what_is_planted_at_the_files_of_an_account_leads_root_nowhere(
 
 
 SUDOERS = "/etc/sudoers.d/planted"
+EVERYWHERE = """python3 -c 'import os
+for name in (f"lock.{{number}}" for number in range(1, 9999)): {}'"""
+"""Of any process there may be."""
 LOCKS = {
     "a link to a sudoers file": f"ln -sf {SUDOERS} lock",
     "a FIFO": "rm -f lock; mkfifo lock",
     "a folder": "rm -f lock; mkdir lock",
-    "FIFOs where its holder was written": 'for number in {1..9999}; do echo "lock.$number"; done | xargs mkfifo -m 666',
-    "links where its holder was written": f"for number in {{1..9999}}; do ln -s {SUDOERS} lock.$number; done",
+    "FIFOs where its holder was written": EVERYWHERE.format("os.mkfifo(name, 0o666)"),
+    "links where its holder was written": EVERYWHERE.format(f'os.symlink("{SUDOERS}", name)'),
 }
 
 
@@ -133,7 +136,8 @@ def test_a_planted_lock_gives_deploy_no_rule_of_its_own(shop: Shop, how: str) ->
 def sessions(shop: Shop) -> Iterator[tuple[Session, Session]]:
     """One of root's and one of deploy's."""
     here = stage(load(shop.folder / "releases.toml"))
-    root, deploy = (open_host(here, here.hosts[0], as_admin=one) for one in (True, False))
+    root = open_host(here, here.hosts[0], as_admin=True, more="provision")
+    deploy = open_host(here, here.hosts[0])
     yield root, deploy
     root.close()
     deploy.close()
@@ -159,10 +163,25 @@ def test_another_lock_that_is_put_there_lets_deploy_in_no_sooner(
     assert root.lock("ada: provision") == ""
     shop.server.run(f"cd /srv/pos/.releases; {how}", user="deploy")
     try:
-        if "touch" in how:
-            assert deploy.lock("bob: deploy") == "ada: provision "
-        assert "locked by ada: provision" in " ".join(shop.fab("status").stdout.split())
+        assert deploy.lock("bob: deploy") == "ada: provision "
+        assert "locked: ada: provision" in shop.fab("status").stdout
         refused = shop.fab("repair", check=3)
         assert "locked by ada: provision" in refused.stderr
     finally:
         shop.server.run("rm -f /srv/pos/.releases/lock")
+
+
+def test_root_tells_nobody_what_a_planted_link_leads_to(shop: Shop, sessions: tuple[Session, Session]) -> None:
+    """A restore looks at a host as root: what its account's files say is read by that account."""
+    here = stage(load(shop.folder / "releases.toml"))
+    looking = Scene(here, lambda _: None, {"app1": sessions[0]}, 0, as_admin=True)
+    run = shop.server.run
+    run(f"echo frozen >{VICTIM}; ln -s {VICTIM} /srv/pos/.releases/freeze")
+    try:
+        looking.survey()
+        assert looking.facts["app1"].freeze == ""
+        run("rm /srv/pos/.releases/freeze; echo frozen >/srv/pos/.releases/freeze")
+        looking.survey()
+        assert looking.facts["app1"].freeze.strip() == "frozen"
+    finally:
+        run("rm -f /srv/pos/.releases/freeze")

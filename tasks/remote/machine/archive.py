@@ -6,6 +6,7 @@ from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, script
+from ...server.make import archive_folder
 from ...server.make import file as files_made
 from .. import files
 from ..library import templates
@@ -107,11 +108,13 @@ def _place(stage: Stage, offsite: Offsite) -> tuple[Thing, ...]:
 
 
 def _key(stage: Stage, key: Secret) -> Thing:
+    place = stage.backup.archive_folder
+    owned = script(call(archive_folder.own, place)) if place else Script()
     return Thing(
         f"key in {KEY}",
         call(files_made.look_owner, f"key in {KEY}", KEY),
         "regular file, root:postgres 640",
-        script(("make_archive_key", KEY, stage.backup.archive_folder, key)),
+        script(("make_archive_key", KEY, key)) + owned,
     )
 
 

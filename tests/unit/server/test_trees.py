@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from tasks.server import accounts, adopt, telling, trees
+from tasks.server.make import archive_folder
 from tasks.server.refused import Refused
 from tasks.server.values.site import Site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: trees of other accounts are made")
 
+SITE = Site("/srv/shop", "shop", "production", {}, "systemd")
 READER, WRITER = "daemon", "games"
 
 
@@ -180,3 +182,19 @@ def test_two_accounts_work_at_once() -> None:
     assert (second(), first()) == (5, "hello")
     os.close(reading)
     os.close(writing)
+
+
+def test_an_archive_that_outlived_its_server_is_given_to_postgres(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_folder, "OWNER", WRITER)
+    folder = place / READER
+    archive_folder.own(SITE, str(folder))
+    assert folder.owner() == READER, "there is no archive in it"
+    info = folder / "archive/main/archive.info"
+    info.parent.mkdir(parents=True)
+    info.write_text("x")
+    archive_folder.own(SITE, str(folder))
+    assert (folder.owner(), info.owner()) == (WRITER, WRITER)
+    os.chown(info, 0, 0)
+    (folder / "passwd").hardlink_to(place / "victim")
+    with pytest.raises(Refused, match=f"{folder}/passwd: it is no file with one name"):
+        archive_folder.own(SITE, str(folder))
