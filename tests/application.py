@@ -155,6 +155,10 @@ class Cluster:
         where = ("-D", self.folder / "data", "-w", "-l", self.folder / "log")
         as_server([POSTGRES / "pg_ctl", *where, "-o", self.options, "start"], self.folder)
 
+    def restart(self) -> None:
+        as_server([POSTGRES / "pg_ctl", "-D", self.folder / "data", "-w", "-m", "fast", "stop"], self.folder)
+        self.start()
+
     def admin(self, statement: str, database: str = "postgres") -> str:
         words = ["-U", "postgres", "-h", self.folder, "-p", str(self.port), "-d", database, "-c", statement]
         psql = [POSTGRES / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *words]

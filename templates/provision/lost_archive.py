@@ -25,7 +25,8 @@ PLACE = Path(__file__).parent
 OURS = "-c search_path=pg_catalog"
 APPLIED = "select app || '.' || name from public.django_migrations order by 1"
 # What pg_dump dumps: not the tables of extensions. Planning a count looks into the functions of indexes, which find
-# names as the application does: from there on everything of ours is said with its schema.
+# names as the application does: from there on everything of ours is said with its schema. Each table has its own
+# transaction: locks of thousands, and of their indexes, would be more than there are.
 COUNTS = """
     set search_path = pg_catalog;
     create temporary table counted as
@@ -33,10 +34,19 @@ COUNTS = """
     where relkind = 'r' and relpersistence <> 't' and nspname !~ '^pg_' and nspname <> 'information_schema'
     and not exists (select from pg_depend d
                     where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e');
+    create temporary table amounts (name text, amount bigint);
     reset search_path;
-    select coalesce(pg_catalog.json_object_agg(name, (pg_catalog.xpath('/row/n/text()', pg_catalog.query_to_xml(
-        pg_catalog.format('select pg_catalog.count(*) as n from only %s', name), false, true, '')))[1]
-        ::pg_catalog.text::pg_catalog.int8), '{}') from pg_temp.counted"""
+    do $do$
+    declare
+      one pg_catalog.text;
+    begin
+      for one in select name from pg_temp.counted loop
+        execute pg_catalog.format('insert into pg_temp.amounts select %L, pg_catalog.count(*) from only %s', one, one);
+        commit;
+      end loop;
+    end
+    $do$;
+    select coalesce(pg_catalog.json_object_agg(name, amount), '{}') from pg_temp.amounts"""
 LAST = re.compile(r"last completed transaction was at log time (.*)")
 
 

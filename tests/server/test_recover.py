@@ -124,9 +124,10 @@ def wheel(version: str) -> bytes:
     return file.getvalue()
 
 
-def rows(server: Server) -> dict[str, str]:
+def rows(server: Server, database: str = "pos") -> dict[str, str]:
     return {
-        table: server.run(f'psql -qAt -d pos -c "{EVERYTHING.format(table)}"', user="postgres").stdout for table in HELD
+        table: server.run(f'psql -qAt -d {database} -c "{EVERYTHING.format(table)}"', user="postgres").stdout
+        for table in HELD
     }
 
 
@@ -358,7 +359,7 @@ def test_a_drill_speaks_to_customers_or_to_production(lost: Lost, boot: Boot, or
         before = lost.vault.run(stored).stdout
         told = follow(shop, line)
         assert lost.vault.run(stored).stdout == before, "the repository was written to"
-        assert rows(drill)["sales_sale"] == lost.rows["sales_sale"]
+        assert rows(drill, "pos--staging")["sales_sale"] == lost.rows["sales_sale"]
         page = drill.run("curl -sS -m 10 -H 'Host: drill.test' http://127.0.0.1/healthz").stdout
         assert json.loads(page)["ok"] is True
         environment = drill.run("cat /srv/drill/shared/.env.production").stdout
@@ -370,7 +371,8 @@ def test_a_drill_speaks_to_customers_or_to_production(lost: Lost, boot: Boot, or
         assert "DEBUG" in next(one for one in told.splitlines() if "secrets too" in one) or "secrets too" not in told
         assert ADA not in drill.run("cat /home/deploy/.ssh/authorized_keys").stdout
         assert sql(drill, "select rolpassword is null from pg_authid where rolname = 'reporting'").strip() == "t"
-        gone = "/etc/systemd/system/pos-beat.service /etc/systemd/system/pos-offsite.service /etc/fab-releases/pos.key"
+        units = [f"/etc/systemd/system/pos--staging-{name}.service" for name in ("beat", "offsite")]
+        gone = " ".join([*units, "/etc/fab-releases/pos--staging.key", "/etc/fab-releases/pos.key"])
         found = drill.run(f"ls -d {gone} /var/lib/fab-releases/recovered", check=False).stdout
         assert found == ""
         assert "is live here" in follow(shop, line, check=4)

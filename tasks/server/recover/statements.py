@@ -140,7 +140,8 @@ end
 $do$;
 """
 # What pg_dump dumps rows of: not the tables of extensions. Planning a count looks into the functions of indexes, which
-# find names as the application does: from there on everything of ours is said with its schema.
+# find names as the application does: from there on everything of ours is said with its schema. Each table has its own
+# transaction: locks of thousands, and of their indexes, would be more than there are.
 ROWS = f"""\
 {postgres.TAKE_GIVEN}
 create temporary table counted as
@@ -148,10 +149,19 @@ select format('%I.%I', nspname, relname) as name from pg_class c join pg_namespa
 where relkind = 'r' and relpersistence <> 't' and nspname !~ '^(pg_|information_schema$)'
 and not exists (select from pg_depend d
     where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e');
+create temporary table amounts (name text, amount bigint);
 select set_config('search_path', current_setting('fab.given')::json #>> '{{}}', false) \\g /dev/null
-select coalesce(pg_catalog.json_object_agg(name, (pg_catalog.xpath('/row/n/text()', pg_catalog.query_to_xml(
-    pg_catalog.format('select pg_catalog.count(*) as n from only %s', name), false, true, '')))[1]
-    ::pg_catalog.text::pg_catalog.int8), '{{}}') from pg_temp.counted;
+do $do$
+declare
+  one pg_catalog.text;
+begin
+  for one in select name from pg_temp.counted loop
+    execute pg_catalog.format('insert into pg_temp.amounts select %L, pg_catalog.count(*) from only %s', one, one);
+    commit;
+  end loop;
+end
+$do$;
+select coalesce(pg_catalog.json_object_agg(name, amount), '{{}}') from pg_temp.amounts;
 """
 NOT_FILLED = """\
 select coalesce(json_agg(nspname || ' ' || relname), '[]') from pg_class c

@@ -405,6 +405,26 @@ def test_the_dump_with_the_highest_sequence_is_taken_whatever_clocks_said(
     assert found.count("no manifest") == 2
 
 
+def test_thousands_of_tables_are_counted_with_few_locks(place: Place) -> None:
+    place.say("alter system set max_locks_per_transaction = 10; alter system set max_connections = 25")
+    try:
+        place.cluster.restart()
+        make = "create table t% (id integer primary key, a integer unique)"
+        place.say(
+            f"do $$ begin for i in 1..1500 loop execute replace('{make}', '%', i::text); commit; end loop; end $$",
+            "pos",
+            "pos",
+        )
+        with postgres.login("pos", ACCOUNT) as login:
+            found = json.loads(postgres.asked(login, "pos", database.content.statements.ROWS, "public"))
+        assert len(found) == 1500
+        assert set(found.values()) == {0}
+    finally:
+        place.say("alter system reset all")
+        place.lose()
+        place.cluster.restart()
+
+
 def test_what_the_archive_had_comes_after_all_dumps(place: Place) -> None:
     place.dumps.mkdir(parents=True)
     for name, more in {"20261102-000000": {"sequence": 41}, "20261101-000000": {}}.items():
