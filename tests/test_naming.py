@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tasks.config.check import free_names
 from tasks.config.load import named
 from tasks.model import naming
 from tasks.model.call import Call
@@ -29,9 +30,8 @@ SHARED = {
 FACTS = {"os": "debian 12", "ssh_port": "22", "python": "Python 3.11"}
 PORTS = {"redis_port": "6380"}
 WORD = st.text("abAB01_-", min_size=1, max_size=12).map(lambda text: "a" + text)
-NAMES = WORD.filter(lambda name: "--" not in name) | st.sampled_from(
-    ["shop", "shop-admin", "default", "Shop", "shop_admin"]
-)
+KNOWN = ["shop", "shop-admin", "shop_admin", "Shop", "admin"]
+NAMES = WORD.filter(lambda name: "--" not in name) | st.sampled_from(KNOWN)
 STAGES = st.sampled_from(["production", "staging", "admin"]) | NAMES
 SERVICES = {
     "web": Service(kind="web", command="serve"),
@@ -72,7 +72,7 @@ def own(here: Stage) -> set[str]:
     return found | {f"unit {path}" for path in files(made(here)) if "/systemd/" in path and "fab-releases" not in path}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(NAMES, STAGES, NAMES, STAGES)
 def test_two_stages_have_no_name_in_common(one: str, first: str, other: str, second: str) -> None:
     assume((one, first) != (other, second))
@@ -86,7 +86,7 @@ def test_two_stages_have_no_name_in_common(one: str, first: str, other: str, sec
         assert mine[path] == its[path], f"{path} would be written to and fro"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(NAMES, STAGES)
 def test_names_are_such_as_accounts_and_databases_may_have(application: str, name: str) -> None:
     here = stage(application, name)
@@ -99,9 +99,8 @@ def test_names_are_such_as_accounts_and_databases_may_have(application: str, nam
 @pytest.mark.parametrize("application", ["admin", "Shop", "zebra", "default-2"])
 def test_rules_of_redis_are_wanted_as_they_are_found(application: str) -> None:
     """Sorted: one that came before "default" was never as it should be, and Redis was started anew each time."""
-    (user,) = [
-        thing for part in made(stage(application, "production")) for thing in part.things if thing.name == "Redis user"
-    ]
+    things = [thing for part in made(stage(application, "production")) for thing in part.things]
+    (user,) = [thing for thing in things if thing.name == "Redis user"]
     lines = user.want.splitlines()
     assert lines == sorted(lines)
     assert isinstance(user.look, Call)
@@ -118,7 +117,19 @@ def test_production_is_called_as_its_application_is() -> None:
     )
 
 
+@pytest.mark.parametrize("taken", ["default", "postgres", "nginx", "pg_shop", "README"])
+def test_a_name_that_a_server_has_for_itself_is_refused(taken: str) -> None:
+    assert [one.path for one in free_names(stage(taken, "production"))] == [("application",)]
+    assert [one.path for one in free_names(replace(stage("pos", "x"), name_on_servers=taken))] == [("name_on_servers",)]
+
+
+@pytest.mark.parametrize("taken", ["backup", "drill", "failed", "moment"])
+def test_a_service_is_not_called_as_a_unit_of_ours(taken: str) -> None:
+    here = stage("pos", "production", services={taken: SERVICES["worker"]})
+    assert [one.path for one in free_names(here)] == [("services", taken)]
+
+
 def test_a_name_and_an_account_that_are_set_are_taken() -> None:
-    keys = {"name_on_servers", "app_user"}
-    here = named(stage("pos", "staging", name_on_servers="pos", app_user="web"), keys)
+    asked = replace(stage("pos", "staging"), name_on_servers="pos", app_user="web")
+    here = named(asked, {"name_on_servers", "app_user"})
     assert (here.known_as, here.app_user) == ("pos", "web")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from ..model import naming
 from ..model.config import Host, Service, Stage
 from ..model.topology import is_number
 from ..model.typed import Absolute, Match
@@ -26,7 +27,7 @@ LAYOUT = {"current", "releases", "staging", "shared", "environments", "backups",
 
 
 def agreement(stage: Stage) -> list[Problem]:
-    places = (hosts, roles, keys, machines, folders, address, proxies)
+    places = (free_names, hosts, roles, keys, machines, folders, address, proxies)
     contents = (services, runnable, shared, encryption, archive, adoption)
     return [problem for rule in (*places, *contents) for problem in rule(stage)]
 
@@ -83,6 +84,15 @@ def is_folder(repository: str) -> bool:
 
 def local(stage: Stage) -> bool:
     return bool(stage.hosts) and all(host.transport == "local" for host in stage.hosts)
+
+
+def free_names(stage: Stage) -> Iterator[Problem]:
+    if stage.manager == "systemd" and naming.is_taken(stage.known_as):
+        key = "application" if stage.known_as == stage.application else "name_on_servers"
+        yield Problem((key,), f"{stage.known_as} is the name of something else on a server: take another")
+    for name in stage.services:
+        if name in naming.OURS:
+            yield Problem(("services", name), "is the name of a unit of ours: give the service another one")
 
 
 def hosts(stage: Stage) -> Iterator[Problem]:

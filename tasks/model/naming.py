@@ -13,6 +13,19 @@ FIRST = "production"
 LONGEST = 41
 """PostgreSQL cuts names off at 63 bytes, and a restore makes longer ones of a database's."""
 
+TAKEN = {
+    *("default", "postgres", "template0", "template1", "root", "none", "README"),
+    *("nginx", "redis", "redis-server", "postgresql", "postgresql-common", "pgbouncer", "certbot", "fail2ban", "ufw"),
+    *("apt", "dpkg", "rsyslog", "alternatives", "wtmp", "btmp", "unattended-upgrades", "fab-releases"),
+}
+"""Users of Redis, roles of PostgreSQL, units and files in folders of /etc that a server has for itself."""
+OURS = {"backup", "drill", "offsite", "archive", "hold", "failed", "moment"}
+"""Units of a stage are NAME-SERVICE, and these."""
+
+
+def is_taken(name: str) -> bool:
+    return name in TAKEN or name.startswith("pg_")
+
 
 def on_servers(application: str, stage: str) -> str:
     """ "pos", of another stage than production "pos--staging"."""

@@ -53,7 +53,7 @@ def take_folder(site: Site, place: str, path: str, user: str, group: str) -> Non
         at = None
     if there is None:
         files.make_folders(os.path.dirname(new), "root", "root", 0o755)
-        files.make_folder(new, "root", group, 0o2775)
+        files.make_folder(new, "root", group, 0o2770)
     elif there.target != new and not _are_one(old, new):
         files.make_folders(os.path.dirname(new), "root", "root", 0o755)
         files.remove(new)

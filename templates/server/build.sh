@@ -261,8 +261,8 @@ link_folder() { # ID PATH USER   USER runs the services and writes there by its 
   local target=$SHARED/$2 place=$STAGING/$1/$2
   if [ ! -d "$target" ]; then
     mkdir -p "$target"
-    [ -z "$3" ] || { chgrp "$(id -gn "$3")" "$target" && chmod 2775 "$target"; } 2>/dev/null ||
-      warn "$3 may not write in $target: chgrp $(id -gn "$3") and chmod 2775 it, as root"
+    [ -z "$3" ] || { chgrp "$(id -gn "$3")" "$target" && chmod 2770 "$target"; } 2>/dev/null ||
+      warn "$3 may not write in $target: chgrp $(id -gn "$3") and chmod 2770 it, as root"
   fi
   mkdir -p "$(dirname "$place")"
   if [ -d "$place" ] && [ ! -L "$place" ]; then
