@@ -344,3 +344,33 @@ def test_uploads_that_are_gone_altogether_cannot_come_back(spoiled: Shop) -> Non
     spoiled.fab("restore-media", "--date", "latest", "--yes", "--path", "media/receipts")
     assert "sale 3" in receipts(spoiled)
     assert spoiled.server.run(f"cat {MEDIA}/other").stdout == "kept\n"
+
+
+def test_uploads_come_back_without_a_repository_and_a_wrong_key_is_named(spoiled: Shop) -> None:
+    """fab backup copies them on the server itself, says so each time, and restore-media takes them from there."""
+    run, key = spoiled.server.run, spoiled.folder / "mine.key"
+    spoiled.configure(f'{MORE}key = "{key}"\n')
+    assert f"{key} is not here" in spoiled.fab("check", check=None).stdout
+    key.write_text("another key\n")
+    assert f"{key} is another key than app1 uses" in spoiled.fab("check", check=None).stdout
+    key.write_text("a key\n")
+    found = spoiled.fab("check", check=None).stdout
+    assert f"{key} is the key that app1 uses" in found
+    assert "app1 opens /srv/vault/pos" in found
+    settings = "/usr/local/lib/fab-releases/pos-offsite.json"
+    run(f"cp {settings} /root/settings; sed -i 's,/srv/vault/pos,,' {settings}")
+    spoiled.configure("")
+    try:
+        before = receipts(spoiled)
+        told = spoiled.fab("backup").stderr
+        assert "on this server only: [backup] repository is not set" in told
+        assert "media: " in told
+        assert "backups are on this server only" in spoiled.fab("status").stdout
+        run(f"rm {MEDIA}/receipts/*")
+        spoiled.fab("restore-media", "--date", "latest", "--yes")
+        assert receipts(spoiled) == before
+        run(f"rm -r {MEDIA}/receipts")
+        assert "media has no file any more" in spoiled.fab("backup", check=1).stderr
+        assert "copying media and configuration failed" in spoiled.fab("status").stdout
+    finally:
+        run(f"mv /root/settings {settings}; systemctl reset-failed; rm -r /var/backups/fab-releases")
