@@ -41,7 +41,7 @@ def shop(shop: Shop) -> Shop:
         f"ln -s 1.txt {receipts}/first; chown -hR 4242:4242 {receipts}"  # as a server where accounts have other numbers
     )
     shop.server.run("/usr/local/lib/fab-releases/pos-offsite", timeout=120)
-    shop.server.run(f"chown -hR app:www-data {MEDIA}; cp -a {MEDIA} /root/media")
+    shop.server.run(f"chown -hR app:app {MEDIA}; cp -a {MEDIA} /root/media")
     return shop
 
 
@@ -50,7 +50,7 @@ def spoiled(shop: Shop) -> Iterator[Shop]:
     """Since then one receipt was deleted, one overwritten, one added."""
     shop.configure(MORE)
     shop.server.run(
-        f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:www-data 4.txt"
+        f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:app 4.txt"
     )
     yield shop
     shop.server.run(f"rm -rf {BESIDE} {MEDIA}; cp -a /root/media {MEDIA}")
@@ -92,7 +92,7 @@ def test_uploads_of_another_day_come_back_and_todays_are_lost(spoiled: Shop) -> 
     assert "sale 1\nsale 2\nsale 3" in restored
     assert "4.txt" not in restored
     assert "scan.part" in restored
-    assert all(" app:www-data " in line for line in restored.splitlines() if "txt " in line)
+    assert all(" app:app " in line for line in restored.splitlines() if "txt " in line)
     assert "0.0 h ago" in told.stderr
     for expected in (before, restored, before):
         spoiled.fab("restore-media", "--undo", "--yes")

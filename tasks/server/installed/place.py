@@ -18,7 +18,7 @@ THIS = "this version"
 @exported
 def look(site: Site, name: str) -> None:
     """Tells whether what this application's timers start is the code that looks."""
-    link = files.entry(f"{FOLDER}/{site.name_on_servers}-server")
+    link = files.entry(f"{FOLDER}/{site.known_as}-server")
     target = link.target if link and link.kind == "symbolic link" else ""
     is_this = target == _folder(_code()) and _installed(f"{FOLDER}/{target}") == _code()
     telling.found(name, THIS if is_this else "another version" if target else "")
@@ -37,7 +37,7 @@ def make(site: Site) -> None:
             files.replace(f"{aside}/{inner}", text, "root", "root", 0o644)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(aside, target)
-    link = f"{FOLDER}/{site.name_on_servers}-server"
+    link = f"{FOLDER}/{site.known_as}-server"
     with suppress(FileNotFoundError):
         os.unlink(f"{link}.part")
     os.symlink(os.path.basename(target), f"{link}.part")
