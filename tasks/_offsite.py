@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
+import shutil
+import subprocess
 from pathlib import Path
 
 from .model.config import Stage
 from .model.errors import UsageError
+from .model.finding import Finding, look, ok, skipped
 from .model.shell import Secret
 from .remote.machine.stores import Offsite
+
+PATIENCE = 12
+"""Seconds for the repository to answer this machine."""
 
 
 def key_file(stage: Stage) -> Path:
@@ -39,3 +46,44 @@ def opened(stage: Stage) -> Offsite:
         raise UsageError(f"[backup] variables: {', '.join(missing)} not set here", "export them, then run it again")
     lines = "".join(f"{name}={os.environ[name]}\n" for name in stage.backup.variables)
     return Offsite(Secret(key_file(stage).read_text()), Secret(lines))
+
+
+def challenge(stage: Stage) -> tuple[str, str]:
+    """A word of this moment, and what only who has the key can make of it; "" where no key can be read here."""
+    nonce = secrets.token_hex(32)
+    try:
+        key = key_file(stage).read_bytes()
+    except OSError:
+        return nonce, ""
+    return nonce, hmac.digest(key.strip(), nonce.encode(), "sha256").hex()
+
+
+def tried_from_here(stage: Stage) -> tuple[Finding, ...]:
+    """Whether the key of this machine opens the repository from this machine, as a rebuilt server would need."""
+    repository, key = stage.backup.repository, key_file(stage)
+    if not repository or not stage.backup.enabled:
+        return ()
+    what = "repository-from-here"
+    if not key.exists():
+        return (skipped(what, "the key is not here"),)
+    if "sftp:" not in repository and "s3:" not in repository:
+        return (skipped(what, f"not tried from here: {repository} is a folder of the server"),)
+    if not shutil.which("restic"):
+        return (skipped(what, "not tried from here: restic is not installed on this machine"),)
+    missing = [name for name in stage.backup.variables if name not in os.environ]
+    if missing:
+        return (skipped(what, f"not tried from here: {', '.join(missing)} not set here"),)
+    told = {"RESTIC_REPOSITORY": repository, "RESTIC_PASSWORD_FILE": str(key)}
+    command = ["restic", "--quiet", "--no-lock", "--no-cache", "cat", "config"]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | told, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=PATIENCE, check=False, start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = f"no answer within {PATIENCE} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+    else:
+        if not done.returncode:
+            return (ok(what, f"the key here opens {repository}"),)
+        why = (done.stderr.strip() or "no reason given").splitlines()[-1]
+    return (look(what, f"{repository} cannot be opened from here: {why}", "may this machine reach it, and log in?"),)

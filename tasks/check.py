@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import invoke
 
+from ._offsite import challenge, key_file, tried_from_here
 from ._operator import chosen, load_stage, now, strong
 from ._scene import open_host
 from ._task import task
@@ -73,7 +74,8 @@ def examined(stage: Stage, host: Host, ref: str, identity: str, opened: list[Ses
 
 def answered(stage: Stage, host: Host, ref: str, session: Session) -> tuple[Finding, ...]:
     """One round trip, and a look at the same ports from here."""
-    asked = doctor.questions(stage, host, ref, now())
+    proof = doctor.backups.repository(stage, host, challenge(stage), str(key_file(stage)))
+    asked = (*doctor.questions(stage, host, ref, now()), *proof)
     at: list[Finding] = []
     sent = time.time()
 
@@ -86,7 +88,8 @@ def answered(stage: Stage, host: Host, ref: str, session: Session) -> tuple[Find
         return (*at, bad("ssh", result.lost, "fab check again; what it was doing changes nothing"))
     marks = tuple((mark.kind, *mark.words) for mark in result.marks)
     reached, doors = from_here(stage, host, doctor.exposed(stage, host, marks))
-    return (*at, *doctor.read(asked, marks, host.name, reached), *doors)
+    opened = tried_from_here(stage) if host == stage.primary else ()
+    return (*at, *doctor.read(asked, marks, host.name, reached), *opened, *doors)
 
 
 def from_here(stage: Stage, host: Host, ports: tuple[int, ...]) -> tuple[frozenset[int], tuple[Finding, ...]]:

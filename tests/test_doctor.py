@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tasks.remote.doctor import application, machine, roles
 from tasks.remote.doctor.question import Answer, Question
 from tasks.report import findings
 
+from .local_hosts import make_stage
 from .test_report_docs import agrees
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -623,3 +625,24 @@ def test_every_thing_that_is_asked_has_a_row_in_its_page() -> None:
     asked = {one.what for one in doctor.questions(served, HOST, "main", NOW)}
     asked |= {one.what for host in FLEET for one in doctor.questions(fleet, host, "main", NOW)}
     assert asked <= rows, asked - rows
+
+
+@pytest.mark.parametrize(
+    ("key", "trouble", "said"),
+    [
+        ("same", "", {"repository-key": "ok", "repository": "ok"}),
+        ("other", "", {"repository-key": "look", "repository": "ok"}),
+        ("unasked", "", {"repository-key": "look", "repository": "ok"}),
+        ("missing", "", {"repository-key": "look"}),
+        ("same", "it did not answer in 10 s", {"repository-key": "ok", "repository": "look"}),
+    ],
+)
+def test_a_repository_that_does_not_open_and_a_key_that_is_not_here_are_findings(
+    tmp_path: Path, key: str, trouble: str, said: dict[str, str]
+) -> None:
+    here = make_stage(tmp_path)
+    here = replace(here, backup=replace(here.backup, repository="sftp:backup@203.0.113.9:/srv/pos"))
+    told = Answer(json.dumps({"place": here.backup.repository, "key": key, "trouble": trouble}))
+    found = list(doctor.backups.read_repository(told, here, here.primary, "~/pos.key"))
+    assert {one.what: one.state for one in found} == said
+    assert all(one.hint for one in found if one.state != "ok")

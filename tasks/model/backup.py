@@ -47,7 +47,7 @@ class Backup:
     ] = ""
     """restic repository away from the server: "sftp:backup@203.0.113.9:/srv/pos", "s3:https://...", a mounted folder.
     What a new server needs goes there, encrypted, after each backup. Never with a password in it: `variables` name what
-    opens it. Empty: backups stay on the server."""
+    opens it. Empty: it stays on the server itself."""
     key: Line = ""
     """File on *your* machine with the repository's password; `fab provision` makes it once. Keep a copy of it where no
     server is. Empty: ~/.config/fab-releases/APPLICATION.key."""

@@ -97,7 +97,7 @@ def take_file(site: Site, place: str, path: str, user: str, group: str) -> None:
 @exported
 def carry_schedule(site: Site, place: str, service: str, user: str) -> None:
     """What beat remembers of its last runs, where ours remembers nothing yet."""
-    folder = f"/var/lib/{site.name_on_servers}-{service}"
+    folder = f"/var/lib/{site.known_as}-{service}"
     group = _group_of(user)
     if files.entry(folder) and _schedules(folder):
         return

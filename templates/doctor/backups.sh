@@ -8,6 +8,12 @@ ask_backups() {
   survey_backups
 }
 
+ask_repository() { # JSON   {"nonce", "proof"}
+  local program=/usr/local/lib/fab-releases/$APPLICATION-offsite-proof
+  [ -x "$program" ] || unasked "fab provision has not set it up yet"
+  printf '%s\n' "$1" | sudo -n "$program"
+}
+
 ask_archive() {
   [ -x "$(archivist)" ] || unasked "fab provision has not set it up yet"
   sudo -n -u postgres "$(archivist)" look "$APPLICATION"

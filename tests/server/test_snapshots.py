@@ -41,7 +41,7 @@ def shop(shop: Shop) -> Shop:
         f"ln -s 1.txt {receipts}/first; chown -hR 4242:4242 {receipts}"  # as a server where accounts have other numbers
     )
     shop.server.run("/usr/local/lib/fab-releases/pos-offsite", timeout=120)
-    shop.server.run(f"chown -hR app:www-data {MEDIA}; cp -a {MEDIA} /root/media")
+    shop.server.run(f"chown -hR app:app {MEDIA}; cp -a {MEDIA} /root/media")
     return shop
 
 
@@ -50,7 +50,7 @@ def spoiled(shop: Shop) -> Iterator[Shop]:
     """Since then one receipt was deleted, one overwritten, one added."""
     shop.configure(MORE)
     shop.server.run(
-        f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:www-data 4.txt"
+        f"cd {MEDIA}/receipts && rm 2.txt && echo spoiled >1.txt && echo sale 4 >4.txt && chown app:app 4.txt"
     )
     yield shop
     shop.server.run(f"rm -rf {BESIDE} {MEDIA}; cp -a /root/media {MEDIA}")
@@ -92,7 +92,7 @@ def test_uploads_of_another_day_come_back_and_todays_are_lost(spoiled: Shop) -> 
     assert "sale 1\nsale 2\nsale 3" in restored
     assert "4.txt" not in restored
     assert "scan.part" in restored
-    assert all(" app:www-data " in line for line in restored.splitlines() if "txt " in line)
+    assert all(" app:app " in line for line in restored.splitlines() if "txt " in line)
     assert "0.0 h ago" in told.stderr
     for expected in (before, restored, before):
         spoiled.fab("restore-media", "--undo", "--yes")
@@ -344,3 +344,33 @@ def test_uploads_that_are_gone_altogether_cannot_come_back(spoiled: Shop) -> Non
     spoiled.fab("restore-media", "--date", "latest", "--yes", "--path", "media/receipts")
     assert "sale 3" in receipts(spoiled)
     assert spoiled.server.run(f"cat {MEDIA}/other").stdout == "kept\n"
+
+
+def test_uploads_come_back_without_a_repository_and_a_wrong_key_is_named(spoiled: Shop) -> None:
+    """fab backup copies them on the server itself, says so each time, and restore-media takes them from there."""
+    run, key = spoiled.server.run, spoiled.folder / "mine.key"
+    spoiled.configure(f'{MORE}key = "{key}"\n')
+    assert f"{key} is not here" in spoiled.fab("check", check=None).stdout
+    key.write_text("another key\n")
+    assert f"{key} is another key than app1 uses" in spoiled.fab("check", check=None).stdout
+    key.write_text("a key\n")
+    found = spoiled.fab("check", check=None).stdout
+    assert f"{key} is the key that app1 uses" in found
+    assert "app1 opens /srv/vault/pos" in found
+    settings = "/usr/local/lib/fab-releases/pos-offsite.json"
+    run(f"cp {settings} /root/settings; sed -i 's,/srv/vault/pos,,' {settings}")
+    spoiled.configure("")
+    try:
+        before = receipts(spoiled)
+        told = spoiled.fab("backup").stderr
+        assert "on this server only: [backup] repository is not set" in told
+        assert "media: " in told
+        assert "backups are on this server only" in spoiled.fab("status").stdout
+        run(f"rm {MEDIA}/receipts/*")
+        spoiled.fab("restore-media", "--date", "latest", "--yes")
+        assert receipts(spoiled) == before
+        run(f"rm -r {MEDIA}/receipts")
+        assert "media has no file any more" in spoiled.fab("backup", check=1).stderr
+        assert "copying media and configuration failed" in spoiled.fab("status").stdout
+    finally:
+        run(f"mv /root/settings {settings}; systemctl reset-failed; rm -r /var/backups/fab-releases")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -24,6 +25,42 @@ def apart(stage: Stage, host: Host, now: datetime) -> Iterator[Question]:
     """Of the database's own host."""
     if stage.manager == "systemd" and stage.sends_apart(host):
         yield Question("off-site", ("ask_apart",), lambda answer: read_apart(answer, stage, now))
+
+
+def repository(stage: Stage, host: Host, proof: tuple[str, str], kept: str) -> Iterator[Question]:
+    """Whether the key kept at `kept` here is the server's, and opens what it should; `proof` as of `challenge`."""
+    if stage.manager == "systemd" and stage.backup.enabled and host == stage.primary:
+        asked = json.dumps({"nonce": proof[0], "proof": proof[1] if stage.backup.repository else ""})
+        yield Question(
+            "repository",
+            ("ask_repository", asked),
+            lambda answer: read_repository(answer, stage, host, kept),
+            seconds=13,
+        )
+
+
+def read_repository(answer: Answer, stage: Stage, host: Host, kept: str) -> Iterator[Finding]:
+    """One finding of the repository, one of the key that is kept away from the server where there should be one."""
+    told = answer.json()
+    key, trouble, place = told["key"], told["trouble"], told["place"]
+    on_server = f"/etc/fab-releases/{stage.known_as}.key"
+    if stage.backup.repository and key == "missing":
+        yield look("repository-key", f"{host.name} has no {on_server}", "fab provision puts it there")
+    elif key == "unasked" and stage.backup.repository:
+        hint = f"copy it here from where you keep it, or from {on_server} on {host.name}, now that it is there"
+        yield look("repository-key", f"{kept} is not here: without it nothing that was sent can be read", hint)
+    elif key == "other":
+        hint = f"find the right one: {on_server} on {host.name}; keep a copy of it where no server is"
+        yield look("repository-key", f"{kept} is another key than {host.name} uses", hint)
+    elif key == "same":
+        yield ok("repository-key", f"{kept} is the key that {host.name} uses")
+    if trouble and key != "missing":
+        hint = "fab backup begins it, or says more; fab logs --service offsite"
+        yield look("repository", f"{place} cannot be opened by {host.name}: {trouble}", hint)
+    elif key != "missing":
+        yield ok("repository", f"{host.name} opens {place}")
+    elif not stage.backup.repository:
+        yield look("repository", f"{host.name} has copied no files to {place} yet", "fab backup")
 
 
 def read_apart(answer: Answer, stage: Stage, now: datetime) -> Iterator[Finding]:

@@ -155,7 +155,8 @@ def _means(stage: Stage, host: Host, offsite: Offsite) -> tuple[Thing, ...]:
         *env,
         installed(stage),
         file(f"{program}.json", settings(stage, host)),
-        file(program, files.render("offsite", stage), "755"),
+        file(program, files.render("start", stage, start="offsite"), "755"),
+        file(f"{program}-proof", files.render("start", stage, start="proof"), "755"),
     )
 
 

@@ -66,8 +66,7 @@ class Settings:
 
 def main(words: list[str]) -> int:
     """`words` are the path of the settings. What is said last says why it failed."""
-    told = json.loads(files.read(words[0]))
-    settings = Settings(**{**told, "shared_dirs": tuple(told["shared_dirs"])})
+    settings = read_settings(words[0])
     os.umask(0o077)
     try:
         problems = copy_all(settings, datetime.now(timezone.utc))
@@ -80,6 +79,11 @@ def main(words: list[str]) -> int:
     if problems:
         print(json.dumps({"error": "; ".join(problems)}), flush=True)
     return 1 if problems else 0
+
+
+def read_settings(path: str) -> Settings:
+    told = json.loads(files.read(path))
+    return Settings(**{**told, "shared_dirs": tuple(told["shared_dirs"])})
 
 
 def copy_all(settings: Settings, now: datetime) -> list[str]:

@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks._offsite import challenge
 from tasks.server.installed.restic import moment
+from tests.local_hosts import make_stage
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("restic"), reason="needs root and restic: tests/servers/install.sh"
@@ -49,7 +52,7 @@ class Copy:
             "reserve": 0,
         }
 
-    def run(self, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str = "offsite", given: str = "", **settings: Any) -> subprocess.CompletedProcess[str]:
         """In a mount namespace whose /var/lib, /etc/fab-releases and the like are folders of this test's own."""
         (self.folder / "settings.json").write_text(json.dumps(self.settings | settings))
         own = {
@@ -68,13 +71,14 @@ class Copy:
         (self.folder / "etc" / "fab-releases" / "pos.key").write_text("a key\n")
         for path, name in own.items():
             said.append(f"mkdir -p {path}; mount --bind {self.folder / name} {path}")
-        command = [sys.executable, "-I", "-S", "-X", "utf8", str(SERVER / "__main__.py"), "--start", "offsite"]
+        command = [sys.executable, "-I", "-S", "-X", "utf8", str(SERVER / "__main__.py"), "--start", program]
         said.append(f"exec {' '.join(command)} {self.folder / 'settings.json'}")
         return subprocess.run(
             ["unshare", "--mount", "bash", "-c", "\n".join(said)],
             capture_output=True,
             text=True,
             timeout=120,
+            input=given,
             check=False,
         )
 
@@ -248,3 +252,24 @@ def test_a_hard_link_to_somebody_elses_file_is_left_out(copy: Copy) -> None:
     assert "linked.jpg" not in copy.copied()
     assert "again.jpg" in copy.copied()
     assert any("linked.jpg" in one and "hard link" in one for one in copy.outcome["remarks"])
+
+
+@pytest.mark.parametrize(("key", "found"), [("a key\n", "same"), ("another\n", "other"), ("", "unasked")])
+def test_a_key_that_is_lost_or_wrong_is_noticed_and_never_travels(
+    copy: Copy, tmp_path: Path, key: str, found: str
+) -> None:
+    here = make_stage(tmp_path)
+    here = replace(here, backup=replace(here.backup, repository=str(copy.repository), key=str(tmp_path / "mine")))
+    if key:
+        (tmp_path / "mine").write_text(key)
+    nonce, proof = challenge(here)
+    assert not key or key.strip() not in nonce + proof
+    copy.run()
+    done = copy.run("proof", json.dumps({"nonce": nonce, "proof": proof}))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"place": str(copy.repository), "key": found, "trouble": ""}
+    (copy.repository / "config").unlink()
+    told = json.loads(copy.run("proof", json.dumps({"nonce": nonce, "proof": proof})).stdout)
+    assert "config" in told["trouble"]
+    for text in ("", "{}", json.dumps({"nonce": "short", "proof": proof})):
+        assert copy.run("proof", text).returncode == 2
