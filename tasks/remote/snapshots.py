@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..model import naming
 from ..model.call import Call, call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part, Thing
@@ -138,7 +139,8 @@ def pieces(stage: Stage, host: Host, facts: dict[str, str]) -> tuple[Piece, ...]
 
 def _ours(stage: Stage, host: Host) -> Iterator[Piece]:
     def secret(path: str) -> File:
-        return File(str(stage.layout.shared / path), host.user, stage.app_user, "640", secret=True)
+        group = naming.readers(stage.app_user)
+        return File(str(stage.layout.shared / path), host.user, group, "640", secret=True)
 
     yield Piece(Part("shared-files", "shared files", ()), tuple(secret(one) for one in stage.shared_files))
     if stage.environment.file:
