@@ -302,7 +302,10 @@ def test_a_link_that_an_application_plants_leads_the_web_server_nowhere(shop: Sh
         server.run("rm /srv/pos/shared/maintenance.html")
 
 
-def test_nobody_but_who_deploys_can_hold_the_locks_of_a_deploy(server: Server) -> None:
+def test_nobody_but_who_deploys_can_hold_the_locks_of_a_deploy(shop: Shop) -> None:
+    server = shop.server
+    server.run("chmod 644 /srv/pos/.releases/lock")
+    shop.fab("provision", "--yes", timeout=600)
     held = server.run("ls /srv/pos/.releases/lock /run/fab-releases/*.lock").stdout.split()
     assert len(held) == 2
     for account in ("app", "www-data", "nobody"):
