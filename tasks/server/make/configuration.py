@@ -107,7 +107,7 @@ def put_back(site: Site, paths: tuple[str, ...]) -> None:
 
 
 def _in(site: Site, tree: str, path: str) -> str:
-    return f"{FOLDER}/{site.name_on_servers}/{tree}{path}"
+    return f"{FOLDER}/{site.known_as}/{tree}{path}"
 
 
 def _is_gone(place: str) -> bool:
