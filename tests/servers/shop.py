@@ -174,7 +174,8 @@ class Shop:
         here = stage(load(self.folder / "releases.toml"))
         for server, host in zip(self.servers, here.hosts, strict=True):
             for path, text in server_files(here, host).items():
-                server.put(path, text, mode=0o440 if "sudoers" in path else 0o644)
+                mode = 0o755 if path.endswith("-systemctl") else 0o440 if "sudoers" in path else 0o644
+                server.put(path, text, mode=mode)
             server.run(
                 "visudo -cqf /etc/sudoers.d/pos && systemctl daemon-reload && systemctl enable -q pos.service && "
                 "ln -sf /etc/nginx/sites-available/pos /etc/nginx/sites-enabled/pos && "
