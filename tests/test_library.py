@@ -287,13 +287,36 @@ def test_what_git_brings_in_a_shared_folder_seeds_it_and_overwrites_nothing(at: 
     media = at.folder / "shared" / "media"
     media.mkdir()
     (media / "kept").write_text("of users")
-    for name in ("kept", "new"):
+    for name in ("kept", "new", "folder/below"):
+        place = at.folder / "staging" / IDS[0] / "media" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("of git")
+    place.chmod(0o755)
+    at.ok(say("link_folder", IDS[0], "media"))
+    assert (at.folder / "staging" / IDS[0] / "media").resolve() == media
+    found = {str(path.relative_to(media)): path.read_text() for path in media.rglob("*") if path.is_file()}
+    assert found == {"kept": "of users", "new": "of git", "folder/below": "of git"}
+    assert [(media / name).stat().st_mode & 0o777 for name in ("new", "folder", "folder/below")] == [
+        0o664,
+        0o775,
+        0o775,
+    ]
+
+
+def test_what_git_brings_is_not_led_out_of_a_shared_folder(at: Library) -> None:
+    """The application may plant a link there, and it is deploy that copies."""
+    media, outside = at.folder / "shared" / "media", at.folder / "outside"
+    media.mkdir()
+    outside.mkdir()
+    (media / "folder").symlink_to(outside)
+    (media / "file").symlink_to(outside / "file")
+    for name in ("folder/below", "file", "other"):
         place = at.folder / "staging" / IDS[0] / "media" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("of git")
     at.ok(say("link_folder", IDS[0], "media"))
-    assert (at.folder / "staging" / IDS[0] / "media").resolve() == media
-    assert {path.name: path.read_text() for path in media.iterdir()} == {"kept": "of users", "new": "of git"}
+    assert list(outside.iterdir()) == []
+    assert (media / "other").read_text() == "of git"
 
 
 # ---- releases

@@ -38,6 +38,11 @@ def account(name: str) -> str:
     return _limited(f"app-{plain}" if plain == name else f"app-{_marked(plain, name)}", 32)
 
 
+def readers(account: str) -> str:
+    """The group of who reads the variables of that account's application: not the web server, which is in its own."""
+    return _limited(f"env-{account}", 32)
+
+
 def word(name: str) -> str:
     """For what knows small letters, digits and _ alone: variables of nginx, replication slots."""
     if re.fullmatch(r"[a-z0-9-]+", name):

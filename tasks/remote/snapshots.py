@@ -12,8 +12,8 @@ from ..model.call import Call, call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part, Thing
 from ..model.shell import Line, Script, script
+from ..server.make import configuration, secret_file
 from ..server.make import file as look_file
-from ..server.make import secret_file
 from . import health, machine, services
 from .library import templates
 from .machine.bouncer import USERS
@@ -101,7 +101,7 @@ class Media:
 
 @dataclass(frozen=True)
 class File:
-    """One file of the configuration; owner and mode are what provisioning says, by name."""
+    """One file of the configuration; owner and mode are what provisioning says, by name; group "" is as it is now."""
 
     path: str
     owner: str
@@ -138,7 +138,7 @@ def pieces(stage: Stage, host: Host, facts: dict[str, str]) -> tuple[Piece, ...]
 
 def _ours(stage: Stage, host: Host) -> Iterator[Piece]:
     def secret(path: str) -> File:
-        return File(str(stage.layout.shared / path), host.user, stage.app_user, "640", secret=True)
+        return File(str(stage.layout.shared / path), host.user, "", "640", secret=True)
 
     yield Piece(Part("shared-files", "shared files", ()), tuple(secret(one) for one in stage.shared_files))
     if stage.environment.file:
@@ -176,17 +176,18 @@ def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:
     return _asked(stage, "extract", snapshot=snapshot, paths=paths, into=str(folder(stage) / "wanted"))
 
 
-def looks(stage: Stage, pieces: tuple[Piece, ...], tree: str) -> Script:
+def looks(pieces: tuple[Piece, ...], tree: str) -> Script:
     """Told as things are: under the file's name as it is, and under "then" and its name as `tree` has it."""
     calls: list[Line | Call[object]] = []
     for file in (file for piece in pieces for file in piece.files):
         if file.secret:
-            calls.append(("look_digest", file.name, file.path))
-            calls.append(("look_digest", f"then {file.name}", f"{folder(stage) / tree}{file.path}"))
+            calls.append(call(configuration.look_digest, file.name, file.path))
+            calls.append(call(configuration.look_digest, f"then {file.name}", file.path, tree))
         else:
             calls.append(call(look_file.look, file.name, file.path))
-            calls.append(("look_restored", f"then {file.name}", tree, file.path, file.owner, file.group, file.mode))
-    return Script(tuple(sorted(calls, key=lambda one: not isinstance(one, Call))))
+            then = (f"then {file.name}", tree, file.path, file.owner, file.group, file.mode)
+            calls.append(call(configuration.look, *then))
+    return Script(tuple(calls))
 
 
 def state() -> Script:
@@ -240,14 +241,16 @@ def drop() -> Script:
 
 
 def keep(pieces: tuple[Piece, ...]) -> Script:
-    return script(("keep_configuration", *(file.path for piece in pieces for file in piece.files)))
+    paths = tuple(file.path for piece in pieces for file in piece.files)
+    return script(call(configuration.keep_all, paths))
 
 
 def make(piece: Piece, tree: str) -> Script:
     """As provisioning makes a part: judged, put to use, put back when either fails."""
     said = script(("part", piece.part.name))
     for file in piece.files:
-        said += file.before + script(("make_restored", tree, file.path, file.owner, file.group, file.mode))
+        made = call(configuration.make, tree, file.path, file.owner, file.group, file.mode)
+        said += file.before + script(made)
     return said + _judged(piece) + piece.part.use + script(("part_done",))
 
 
@@ -267,7 +270,8 @@ def _judged(piece: Piece) -> Script:
 
 def unmake(piece: Piece) -> Script:
     """Undo of `make`: as before this run; nothing where it did not get so far."""
-    said = script(("part", piece.part.name), ("as_it_was", *(file.path for file in piece.files)))
+    put_back = call(configuration.put_back, tuple(file.path for file in piece.files))
+    said = script(("part", piece.part.name), put_back)
     return said + piece.part.use + script(("part_done",))
 
 

@@ -220,6 +220,7 @@ def serve(application: str, user: str, wanted: str) -> None:
 @contextmanager
 def only_one(application: str) -> Iterator[None]:
     with (PLACE / f"{application}.lock").open("w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # whoever may read it may hold it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

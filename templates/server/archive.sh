@@ -13,6 +13,7 @@ take_moment() { # MOMENT   20261120-143500-000000 in UTC, or latest
   grep -q '"moment"' "$RELEASES/$current/.release/project.py" ||
     die "the live release was made before there was an archive, and cannot read it" "fab deploy, then run it again"
   exec 8>>"$PRIVATE/moment.lock"
+  chmod 600 "$PRIVATE/moment.lock"
   flock -n 8 || die "another run is taking a moment from the archive" "wait for it"
   end_moments
   prepare_dumps

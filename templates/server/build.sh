@@ -266,8 +266,7 @@ link_folder() { # ID PATH USER   USER runs the services and writes there by its 
   fi
   mkdir -p "$(dirname "$place")"
   if [ -d "$place" ] && [ ! -L "$place" ]; then
-    (umask 002 && tar -C "$place" --mode=ug+rwX -cf - . | tar -C "$target" -xmf - --skip-old-files) ||
-      warn "not all files that git has in $2 could be copied to $target"
+    server make.seeded.fill "{\"arguments\": {\"source\": \"$(json_text "$place")\", \"target\": \"$(json_text "$target")\"}}"
   fi
   rm -rf "$place"
   ln -s "$target" "$place"

@@ -72,7 +72,9 @@ variables_keep_folder() {
 variables_permit() { # PATH ACCOUNT   an empty file: who may read what will be in it
   local group
   if [ -z "$2" ] || [ "$2" = "$(id -un)" ]; then return; fi
-  group=$(id -gn "$2" 2>/dev/null) || die "there is no account $2, which is to read $VARIABLES" "set app_user in releases.toml, or create it"
+  group=$(stat -c %G "$VARIABLES" 2>/dev/null) || true # as fab provision has made it: without the web server in it
+  if ! id -nG "$2" 2>/dev/null | tr ' ' '\n' | grep -qx -- "${group:-?}"; then group=$(id -gn "$2" 2>/dev/null); fi ||
+    die "there is no account $2, which is to read $VARIABLES" "set app_user in releases.toml, or create it"
   chgrp "$group" "$1" 2>/dev/null ||
     die "$(id -un) is not in the group $group, so that $2 could not read $VARIABLES" "usermod -aG $group $(id -un), as root"
   chmod 640 "$1"

@@ -95,6 +95,7 @@ take_own_lock() { # WHO
   fi
   # Children inherit descriptor 9: the lock is held exactly as long as anything of this run lives.
   exec 9>>"$PRIVATE/lock"
+  chmod 600 "$PRIVATE/lock" # whoever may read it may hold it, for ever
   if flock -n 9 && ! held_by_root; then
     printf '%s\n' "$1" | tee "$PRIVATE/lock.$$" >/dev/null && cat "$PRIVATE/lock.$$" >"$PRIVATE/lock" && rm -f "$PRIVATE/lock.$$"
     LOCKED=$PRIVATE/lock
@@ -114,7 +115,7 @@ tell_holder() {
   fi
 }
 
-held_by_root() { [ -e "$ROOT_LOCK" ] && ! flock -n -s "$ROOT_LOCK" true 2>/dev/null; }
+held_by_root() { [ -r "$ROOT_LOCK" ] && ! flock -n -s "$ROOT_LOCK" true 2>/dev/null; }
 
 # Root opens and writes nothing by name in a folder that is the account's: its own lock is where only root writes, and
 # the account's is opened by what looks at it first (tasks/server/agent/lock.py), without writing.
@@ -140,7 +141,12 @@ take_lock_as_root() { # WHO
 }
 
 take_both_locks() { # WHO OTHER   OTHER: the account's, open in the lender; "" where its folder is not
+  local owner
   mkdir -p "${ROOT_LOCK%/*}" && exec 9>>"$ROOT_LOCK"
+  # Whoever may read it may hold it, for ever: only the account that deploys has to look.
+  owner=$(stat -c %U "$PRIVATE" 2>/dev/null || true)
+  chgrp "$(id -gn "${owner:-root}" 2>/dev/null || echo root)" "$ROOT_LOCK"
+  chmod 640 "$ROOT_LOCK"
   if ! flock -n 9; then
     exec 9>&-
     sleep 0.2

@@ -275,6 +275,46 @@ def test_services_write_code_or_read_another_applications_secrets(server: Server
     assert not server.run("ls /srv/pos/backups", user="app", check=False).stdout
 
 
+def test_a_link_that_an_application_plants_leads_the_web_server_nowhere(shop: Shop) -> None:
+    """nginx reads what belongs to every application of the server: one of them must not make it hand that out."""
+    server, secret = shop.server, "canary-of-another-application"
+    server.run(
+        "useradd --system --user-group other && usermod -aG other www-data && systemctl restart nginx && "
+        f"install -d -o other -g other -m 750 /srv/other && echo {secret} >/srv/other/secret && "
+        "chown other:other /srv/other/secret && chmod 640 /srv/other/secret && "
+        "runuser -u www-data cat /srv/other/secret"
+    )
+    plant = "ln -s /srv/other/secret {0}/file && ln -s /srv/other {0}/folder && ln -s ../.env.production {0}/variables"
+    server.run(f"cd /srv/pos/shared/media && {plant.format('.')} && echo fine >fine", user="app")
+    server.run(f"cd /srv/pos/shared/static && {plant.format('.')} && echo fine >fine && ln -s fine link", user="deploy")
+    await_page(shop)
+    for where in ("media", "static"):
+        for name in ("file", "folder/secret", "variables"):
+            answer = shop.get(f"/{where}/{name}")
+            assert secret not in answer, f"{where}/{name}"
+            assert "SECRET_KEY" not in answer, f"{where}/{name}"
+        assert shop.get(f"/{where}/fine") == "fine\n"
+    assert shop.get("/static/link") == "fine\n", "a link of its own"
+    server.run("ln -s /srv/other/secret /srv/pos/shared/maintenance.html", user="deploy")
+    try:
+        assert secret not in shop.get("/")
+    finally:
+        server.run("rm /srv/pos/shared/maintenance.html")
+
+
+def test_nobody_but_who_deploys_can_hold_the_locks_of_a_deploy(shop: Shop) -> None:
+    server = shop.server
+    server.run("chmod 644 /srv/pos/.releases/lock")
+    shop.fab("provision", "--yes", timeout=600)
+    held = server.run("ls /srv/pos/.releases/lock /run/fab-releases/*.lock").stdout.split()
+    assert len(held) == 2
+    for account in ("app", "www-data", "nobody"):
+        for path in held:
+            assert refused(server, f"flock -n -s {path} true", account), f"{account} {path}"
+    for path in held:
+        server.run(f"flock -n -s {path} true", user="deploy")
+
+
 def test_the_databases_user_becomes_the_server(server: Server) -> None:
     url = values(server)["DATABASE_URL"]
     for query in (

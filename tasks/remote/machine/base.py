@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from ...model import naming
 from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
@@ -68,8 +69,8 @@ def _accounts(stage: Stage, host: Host) -> tuple[Thing, ...]:
             keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
         )
     return (
-        account(stage.app_user, login=False),
-        account(host.user, stage.app_user, "systemd-journal", login=True),
+        account(stage.app_user, naming.readers(stage.app_user), login=False),
+        account(host.user, stage.app_user, naming.readers(stage.app_user), "systemd-journal", login=True),
         *_web_server(stage, host),
         keys(host.user, stage.provision.admin, stage.provision.authorized_keys),
         *_git(stage, host),
@@ -116,13 +117,13 @@ def _folders(stage: Stage, host: Host) -> tuple[Thing, ...]:
         return (
             folder(layout.deploy_to, deploy, deploy, "755"),
             folder(layout.private, deploy, deploy, "755"),
-            owner(layout.private / "lock", deploy, deploy, "644"),
+            owner(layout.private / "lock", deploy, deploy, "600"),
         )
     own = (
         folder(layout.deploy_to, deploy, app, "750"),
         folder(layout.shared, deploy, app, "750"),
         folder(layout.private, deploy, deploy, "755"),
-        owner(layout.private / "lock", deploy, deploy, "644"),
+        owner(layout.private / "lock", deploy, deploy, "600"),
         folder(layout.deploy_to / "backups", deploy, deploy, "700"),
     )
     above = dict.fromkeys(

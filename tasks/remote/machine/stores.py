@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from ...model import naming
 from ...model.call import Call, call
 from ...model.config import Host, Stage
 from ...model.errors import FailedError
@@ -130,7 +131,7 @@ def _environment(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) 
     seeds = replace(seeds, redis_port=redis.port(facts, seeds))
     path, mode = stage.layout.shared / stage.environment.file, "640"
     text = seeds.environment or Secret(first_environment(stage, seeds))
-    return once(f"environment file {path}", path, host.user, stage.app_user, mode, text)
+    return once(f"environment file {path}", path, host.user, naming.readers(stage.app_user), mode, text)
 
 
 def first_environment(stage: Stage, seeds: Seeds) -> str:

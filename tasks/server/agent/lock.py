@@ -40,7 +40,7 @@ def _lend(site: Site) -> None:
         return
     path = f"{site.private}/lock"
     if files.entry(path) is None:
-        files.replace(path, b"", there.owner, there.group, 0o644)
+        files.replace(path, b"", there.owner, there.group, 0o600)
     with files.opened(path) as descriptor:
         print(os.getpid(), descriptor, flush=True)
         sys.stdin.read()

@@ -16,6 +16,8 @@ from ..values.site import Site
 
 FOLDER = "FAB_RELEASES_KEPT"
 ABSENT = ".absent"
+LARGEST = 256 << 20
+"""Bytes of a file that is kept."""
 
 
 def keep(path: str) -> None:
@@ -32,7 +34,7 @@ def keep(path: str) -> None:
     elif there.kind == "symbolic link":
         os.symlink(there.target, to)
     else:
-        there, content = files.state(path)
+        there, content = files.state(path, LARGEST)
         files.replace(to, content, there.owner, there.group, there.mode & 0o777)
 
 
@@ -62,5 +64,5 @@ def _put_back(kept: str, path: str) -> None:
     elif os.path.islink(kept):
         files.replace_link(path, os.readlink(kept))
     else:
-        there, content = files.state(kept)
+        there, content = files.state(kept, LARGEST)
         files.replace(path, content, there.owner, there.group, there.mode)

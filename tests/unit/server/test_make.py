@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.server import telling
-from tasks.server.make import directory, file, kept, lines, secret_file, ssh_files
+from tasks.server.make import configuration, directory, file, kept, lines, secret_file, ssh_files
 from tasks.server.refused import Refused
 from tasks.server.values.secret import Secret
 from tasks.server.values.site import Site
@@ -228,3 +229,93 @@ def test_folders_are_made_with_those_above(own: Path, passable: Path, told: dict
     directory.look(SITE, "shared", str(passable / "srv/shop/shared"))
     assert told["shared"] == f"directory, {OTHER}:{OTHER} 2775"
     assert (passable / "srv").owner() == "root"
+
+
+@pytest.fixture
+def trees(passable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a snapshot's files are fetched to, in `wanted`; root's alone."""
+    monkeypatch.setattr(configuration, "FOLDER", str(passable / "trees"))
+    place = passable / "trees/shop"
+    (place / "wanted").mkdir(parents=True)
+    (passable / "trees").chmod(0o700)
+    return place
+
+
+def in_tree(trees: Path, path: Path) -> Path:
+    """As restic restores it: folders have the owners that they had."""
+    place = Path(f"{trees}/wanted{path}")
+    place.parent.mkdir(parents=True)
+    os.chown(place.parent, *pwd.getpwnam(OTHER)[2:4])
+    return place
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_restored_file_is_never_read_through_what_was_sent_away(
+    own: Path, trees: Path, part: Path, told: dict[str, str], how: str
+) -> None:
+    """A link to a file of root's, sent away by its account, must not come back as that account's."""
+    path = str(own / "conf")
+    plant(how, in_tree(trees, own / "conf"))
+    configuration.look(SITE, "then", "wanted", path, OTHER, OTHER, "640")
+    configuration.look_digest(SITE, "then digest", path, "wanted")
+    assert "root's own" not in told["then"]
+    with contextlib.suppress(Refused):
+        configuration.make(SITE, "wanted", path, OTHER, OTHER, "640")
+    assert not (own / "conf").exists()
+
+
+def test_a_restored_folder_that_was_sent_away_as_a_link_leads_nowhere(own: Path, trees: Path, part: Path) -> None:
+    place = in_tree(trees, own / "sub")
+    place.symlink_to(own.parent)
+    with pytest.raises(Refused, match="is a link"):
+        configuration.make(SITE, "wanted", str(own / "sub/victim"), OTHER, OTHER, "640")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_what_is_planted_where_a_file_is_restored_stays_nobodys_way(
+    own: Path, trees: Path, part: Path, how: str
+) -> None:
+    in_tree(trees, own / "conf").write_text("A=1\n")
+    plant(how, own / "conf")
+    if how == "link":  # kept, and replaced, as what it is
+        configuration.keep_all(SITE, (str(own / "conf"),))
+        configuration.make(SITE, "wanted", str(own / "conf"), OTHER, OTHER, "640")
+        assert (own / "conf").read_text() == "A=1\n"
+        configuration.put_back(SITE, (str(own / "conf"),))
+        assert (own / "conf").readlink() == own.parent / "victim"
+        return
+    with pytest.raises(Refused, match=str(own / "conf")):
+        configuration.keep_all(SITE, (str(own / "conf"),))
+    with pytest.raises(Refused, match=str(own / "conf")):
+        configuration.make(SITE, "wanted", str(own / "conf"), OTHER, OTHER, "640")
+
+
+def test_a_folder_exchanged_for_a_link_gets_no_restored_file(own: Path, trees: Path, part: Path) -> None:
+    in_tree(trees, own / "shared/conf").write_text("A=1\n")
+    (own / "shared").symlink_to(own.parent)
+    with pytest.raises(Refused, match="is a link"):
+        configuration.make(SITE, "wanted", str(own / "shared/conf"), OTHER, OTHER, "640")
+    assert not (own.parent / "conf").exists()
+
+
+def test_a_configuration_is_restored_and_put_back(own: Path, trees: Path, part: Path, told: dict[str, str]) -> None:
+    conf, new = own / "conf", own / "new"
+    conf.write_text("A=1\n")
+    conf.chmod(0o600)
+    paths = (str(conf), str(new))
+    in_tree(trees, conf).write_text("A=0\n")
+    Path(f"{trees}/wanted{new}").write_text("B=0\n")
+    configuration.look(SITE, "then", "wanted", str(conf), OTHER, OTHER, "640")
+    assert told["then"] == f"{OTHER}:{OTHER} 640\nA=0\n"
+    configuration.look_digest(SITE, "secret", str(conf), "wanted")
+    configuration.keep_all(SITE, paths)
+    for path in paths:
+        configuration.make(SITE, "wanted", path, OTHER, OTHER, "640")
+    assert (conf.read_text(), conf.owner(), new.read_text()) == ("A=0\n", OTHER, "B=0\n")
+    configuration.look_digest(SITE, "live", str(conf))
+    assert told["secret"] == told["live"] != ""
+    configuration.look_digest(SITE, "gone", str(new), "before")
+    assert told["gone"] == configuration.GONE
+    configuration.put_back(SITE, paths)
+    assert (conf.read_text(), conf.owner(), stat.S_IMODE(conf.stat().st_mode)) == ("A=1\n", "root", 0o600)
+    assert not new.exists()
