@@ -44,7 +44,12 @@ def parts(stage: Stage, host: Host, facts: dict[str, str], seeds: Seeds) -> tupl
     )
     rules = firewall.allowed(stage, host, facts, found)
     found = (*register.parts(stage, host, redis.port(facts, seeds), rules), _names(found), *found)
-    return tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)
+    made = tuple(part for part in (*found, *firewall.parts(stage, host, facts, found)) if part.things)
+    wants: dict[str, str] = {}
+    for thing in (thing for part in made for thing in part.things):  # what is found is heard of by its name
+        if wants.setdefault(thing.name, thing.want) != thing.want:
+            raise ValueError(f"two things are called {thing.name}")
+    return made
 
 
 def _names(parts: tuple[Part, ...]) -> Part:
