@@ -31,7 +31,7 @@ LONGEST = (
         "test_check",
         "test_watched_backups",
     ),
-    *("test_recover_archive", "test_s3_archive"),
+    *("test_recover_archive", "test_s3_archive", "test_planted_names"),
 )
 """Files that take longest, which begin first: a long one that begins last is waited for alone."""
 

@@ -406,3 +406,12 @@ def test_a_ref_that_passes_needs_no_quotes(text: str) -> None:
 
     assert shlex.quote(text) == text
     assert not text.startswith(("-", "/", "."))
+
+
+def test_no_two_things_of_a_host_have_one_name() -> None:
+    """What is found of the one would be taken for the other."""
+    for stage in (stage_of(1), replace(stage_of(1), provision=Provision(fail2ban=True, upgrades=True, ssh=True))):
+        facts = {"os": "debian 12", "ssh_port": "22"}
+        parts = machine.parts(stage, stage.hosts[0], facts, stores.seeds_of(""))
+        names = [thing.name for part in parts for thing in part.things if part.name != "https"]
+        assert [name for name in names if names.count(name) > 1] == []

@@ -3,7 +3,7 @@
 # In CI also the programs of tests that need no server, so that none of them is skipped; their services are not started.
 set -euo pipefail
 
-packages=(mmdebstrap debian-archive-keyring systemd-container iproute2 iptables openssh-client restic)
+packages=(mmdebstrap debian-archive-keyring systemd-container iproute2 iptables openssh-client restic strace)
 
 skip() {
     echo "test servers: nothing installed: $1" >&2

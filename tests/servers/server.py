@@ -22,7 +22,7 @@ MEMORY = Path("/dev/shm/fab-releases")
 PLENTY = 12 << 30
 """Bytes; a server with three releases takes one of the twelve."""
 STOP_SECONDS = 60
-TOOLS = ("mmdebstrap", "systemd-nspawn", "ip", "iptables", "mount", "ssh", "ssh-keygen", "nsenter")
+TOOLS = ("mmdebstrap", "systemd-nspawn", "ip", "iptables", "mount", "ssh", "ssh-keygen", "nsenter", "strace")
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/games"  # what sshd gives
 

@@ -23,7 +23,7 @@ RELEASES = ("git", "python3-venv")
 
 def parts(stage: Stage, host: Host) -> tuple[Part, ...]:
     return (
-        part("packages", "Install packages", packages(*wanted(stage, host))),
+        part("packages", "Install packages", packages(*wanted(stage, host), name="packages")),
         part("accounts", "Make accounts", *_accounts(stage, host)),
         part("folders", "Make folders", *_folders(stage, host)),
         *_logs(stage, host),

@@ -15,9 +15,10 @@ from ...server.make import file as files_made
 Path = str | PurePosixPath
 
 
-def packages(*names: str) -> Thing:
+def packages(*names: str, name: str = "") -> Thing:
+    """`name` where there are too many to be named: no two things of a host have one name."""
     wanted = sorted(set(names))
-    name = "packages" if len(wanted) > 1 else f"package {wanted[0]}"
+    name = name or f"package{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}"
     return Thing(name, ("look_packages", *wanted), "\n".join(wanted), script(("make_packages", *wanted)))
 
 
