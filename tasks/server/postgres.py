@@ -126,6 +126,15 @@ def asked(login: Login, database: str, text: str, given: object = None) -> str:
     return answer
 
 
+def lets_in(role: str, password: str) -> bool:
+    """Whether the password is that of the role."""
+    port = superuser("show port;\n").strip()
+    where = {"PGHOST": "127.0.0.1", "PGPORT": port, "PGUSER": role, "PGPASSWORD": password, "PGDATABASE": MAINTENANCE}
+    words = ["psql", "-XqAtw", "-c", "select 1"]
+    environment = {**os.environ, **where, "PGCONNECT_TIMEOUT": "5", "PGPASSFILE": "/dev/null"}
+    return subprocess.run(words, env=environment, cwd="/", capture_output=True, check=False).returncode == 0
+
+
 @contextmanager
 def login(owner: str, account: str) -> Iterator[Login]:
     """Refused for an owner that is a superuser. What an earlier run has left of itself is removed as well."""

@@ -45,15 +45,6 @@ look_replicator() { # NAME ROLE
       from pg_roles where rolname = :'role'" 2>/dev/null || true; } | tr '|' '\n' | sed '/^$/d' | found "$1"
 }
 
-make_replicator() { # ROLE PASSWORD   as make_role: over stdin, and not in the log
-  {
-    printf '\\set role %s\n' "'${1//\'/}'"
-    printf '%s\n' "select format('create role %I', :'role') where not exists (select from pg_roles where rolname = :'role') \\gexec"
-    printf "set log_statement = 'none'; set password_encryption = 'scram-sha-256';\n"
-    printf "alter role :\"role\" login replication nosuperuser nocreaterole nocreatedb password '%s';\n" "${2//\'/\'\'}"
-  } | as_postgres -d postgres
-}
-
 look_slot() { # NAME SLOT
   { as_postgres -d postgres -v "slot=$2" <<<"select 'there' from pg_replication_slots where slot_name = :'slot' and wal_status is distinct from 'lost'" 2>/dev/null || true; } | found "$1"
 }
@@ -111,11 +102,4 @@ use_replica() { # VERSION ADDRESS
 # A role without any right, by which the account that deploys may ask how far copies are.
 look_watcher() { # NAME ROLE
   { as_postgres -d postgres -v "role=$2" <<<"select 'login' from pg_roles where rolname = :'role' and rolcanlogin and not rolsuper" 2>/dev/null || true; } | found "$1"
-}
-
-make_watcher() { # ROLE
-  {
-    printf '\\set role %s\n' "'${1//\'/}'"
-    printf '%s\n' "select format('create role %I login', :'role') where not exists (select from pg_roles where rolname = :'role') \\gexec"
-  } | as_postgres -d postgres
 }

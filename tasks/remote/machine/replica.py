@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ...model.call import call
 from ...model.config import Host, Stage
 from ...model.machine import Part, Thing
 from ...model.shell import Secret, script
+from ...server.make import database as make
 from . import firewall, postgres
 from .things import file, once, part
 
@@ -17,7 +19,7 @@ def of_primary(stage: Stage, password: Secret, *, known: bool) -> tuple[Thing, .
         return ()
     role = postgres.replicator(stage)
     look = ("look_replicator", role) if known else ("look_nothing",)
-    made = script(("make_replicator", role, password))
+    made = script(call(make.replicator, role=role, password=password))
     slots = [postgres.slot(stage, one) for one in stage.replicas]
     return (
         Thing("replication role", look, "login\nmay replicate", made),

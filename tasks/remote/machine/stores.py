@@ -13,6 +13,7 @@ from ...model.errors import FailedError
 from ...model.machine import Part, Thing
 from ...model.shell import Script, Secret, script
 from ...server import extensions
+from ...server.make import database as make
 from ...server.make import secret_file
 from ...server.values.names import REDIS_PORT
 from .. import files, variables
@@ -99,16 +100,19 @@ def _postgresql(stage: Stage, host: Host, version: str, seeds: Seeds) -> Part:
         "database role",
         seeds.look("look_role", name),
         "login\nmay create databases",
-        script(("make_role", name, seeds.database)),
+        script(call(make.application_role, role=name, password=seeds.database)),
     )
-    database = Thing("database", ("look_database", name), f"owner {name}, UTF8", script(("make_database", name, name)))
+    made = script(call(make.database, name=name, owner=name))
+    database = Thing("database", ("look_database", name), f"owner {name}, UTF8", made)
     copies = replica.of_primary(stage, seeds.replication, known=seeds.replicates)
     reached = postgres.reached(stage, host, version)
     own = (*postgres.cluster(version), role, database, *_extensions(stage.provision.extensions, name))
     if not reached and "postgresql" not in host.roles:
         return part("postgresql", "Set up PostgreSQL", *own)
     users = dict.fromkeys(one.user for one in (host, *stage.replicas))
-    watchers = [Thing(f"role of {one}", ("look_watcher", one), "login", script(("make_watcher", one))) for one in users]
+    watchers = [
+        Thing(f"role of {one}", ("look_watcher", one), "login", script(call(make.watcher, role=one))) for one in users
+    ]
     return part(
         "postgresql",
         "Set up PostgreSQL",
