@@ -386,7 +386,7 @@ def judge(asked: Asked, folder: str, then: Files, new: int, owner: tuple[int, in
         told = f"{folder} came back with {count} files of {size} bytes, the snapshot has {wanted[0]} of {wanted[1]}"
         raise Refused(told, "nothing was touched; run it again")
     os.chown(name, *owner, dir_fd=new, follow_symlinks=False)
-    os.chmod(name, 0o2775, dir_fd=new)
+    os.chmod(name, 0o2770, dir_fd=new)
 
 
 def walked(top: str, above: int) -> Iterator[tuple[str, str, int]]:

@@ -249,6 +249,14 @@ systemctl restart 'pos-web@*.socket' nginx
 """
 """As servers were made before: the application in the web server's group, and that group's all that it shares."""
 
+WATCH = """
+while sleep 0.03; do
+  for path in healthz media/a/receipt.txt; do
+    curl -s -o /dev/null -m 20 -w '%{http_code}\\n' -H 'Host: pos.test' http://127.0.0.1/$path
+  done
+done >/root/answers
+"""
+
 
 def test_a_server_whose_application_is_in_the_group_of_the_web_server_is_put_right(shop: Shop) -> None:
     """Its account is kept where releases.toml names none; nothing that users sent is lost, and no page of it."""
@@ -263,11 +271,8 @@ def test_a_server_whose_application_is_in_the_group_of_the_web_server_is_put_rig
     assert "www-data in group app" in checked.stdout
     assert "nobody of ours in group www-data" in checked.stdout
     assert 'add app_user = "app" to releases.toml' in checked.stderr
-    shop.server.run(
-        "systemd-run --quiet --unit watch bash -c 'while sleep 0.03; do for path in healthz media/a/receipt.txt; do "
-        'curl -s -o /dev/null -m 20 -w "%%{http_code}\\n" -H "Host: pos.test" http://127.0.0.1/$$path; done; '
-        "done >/root/answers'"
-    )
+    shop.server.put("/root/watch", WATCH)
+    shop.server.run("systemd-run --quiet --unit watch bash /root/watch")
     shop.fab("provision", "--yes", timeout=300)
     shop.server.run("systemctl stop watch")
     answers = shop.server.run("cat /root/answers").stdout.split()
