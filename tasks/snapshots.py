@@ -254,7 +254,7 @@ def _kept_configuration(at: Scene) -> tuple[str, str]:
 
 
 def _found(at: Scene, every: tuple[Piece, ...], tree: str) -> Mapping[str, str]:
-    said = at.answer(snapshots.looks(at.stage, every, tree))
+    said = at.answer(snapshots.looks(every, tree))
     return parse((mark.kind, *mark.words) for mark in said.marks)
 
 

@@ -13,6 +13,7 @@ from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part, Thing
 from ..model.shell import Line, Script, script
 from ..server.make import file as look_file
+from ..server.make import restored as restored_files
 from ..server.make import secret_file
 from . import health, machine, services
 from .library import templates
@@ -176,17 +177,19 @@ def extract(stage: Stage, pieces: tuple[Piece, ...], snapshot: str) -> Script:
     return _asked(stage, "extract", snapshot=snapshot, paths=paths, into=str(folder(stage) / "wanted"))
 
 
-def looks(stage: Stage, pieces: tuple[Piece, ...], tree: str) -> Script:
+def looks(pieces: tuple[Piece, ...], tree: str) -> Script:
     """Told as things are: under the file's name as it is, and under "then" and its name as `tree` has it."""
     calls: list[Line | Call[object]] = []
     for file in (file for piece in pieces for file in piece.files):
         if file.secret:
-            calls.append(("look_digest", file.name, file.path))
-            calls.append(("look_digest", f"then {file.name}", f"{folder(stage) / tree}{file.path}"))
+            calls.append(call(restored_files.look_digest, name=file.name, path=file.path))
+            then = call(restored_files.look_digest, name=f"then {file.name}", path=file.path, tree=tree)
+            calls.append(then)
         else:
             calls.append(call(look_file.look, file.name, file.path))
-            calls.append(("look_restored", f"then {file.name}", tree, file.path, file.owner, file.group, file.mode))
-    return Script(tuple(sorted(calls, key=lambda one: not isinstance(one, Call))))
+            rights = (file.owner, file.group, file.mode)
+            calls.append(call(restored_files.look, f"then {file.name}", tree, file.path, *rights))
+    return Script(tuple(calls))
 
 
 def state() -> Script:
@@ -240,14 +243,14 @@ def drop() -> Script:
 
 
 def keep(pieces: tuple[Piece, ...]) -> Script:
-    return script(("keep_configuration", *(file.path for piece in pieces for file in piece.files)))
+    return script(call(restored_files.keep_all, paths=[file.path for piece in pieces for file in piece.files]))
 
 
 def make(piece: Piece, tree: str) -> Script:
     """As provisioning makes a part: judged, put to use, put back when either fails."""
     said = script(("part", piece.part.name))
     for file in piece.files:
-        said += file.before + script(("make_restored", tree, file.path, file.owner, file.group, file.mode))
+        said += file.before + script(call(restored_files.make, tree, file.path, file.owner, file.group, file.mode))
     return said + _judged(piece) + piece.part.use + script(("part_done",))
 
 
@@ -267,7 +270,8 @@ def _judged(piece: Piece) -> Script:
 
 def unmake(piece: Piece) -> Script:
     """Undo of `make`: as before this run; nothing where it did not get so far."""
-    said = script(("part", piece.part.name), ("as_it_was", *(file.path for file in piece.files)))
+    paths = [file.path for file in piece.files]
+    said = script(("part", piece.part.name), call(restored_files.as_it_was, paths=paths))
     return said + piece.part.use + script(("part_done",))
 
 

@@ -46,65 +46,12 @@ usable() { # APP_USER FOLDER...   written by the application, read by nginx
 
 # --- configuration
 
-look_restored() { # NAME TREE PATH OWNER GROUP MODE   as it would be; nothing where the tree does not have it
-  local from=$CONFIGURATION/$APPLICATION/$2$3
-  if [ -e "$from/.absent" ]; then echo absent | found "$1"; elif [ -f "$from" ]; then { echo "$4:$5 $6" && cat "$from"; } | found "$1"; fi
-}
-
-look_digest() { # NAME PATH   of what nobody is to see
-  { if [ -e "$2/.absent" ]; then echo absent; elif [ -f "$2" ]; then sha256sum <"$2"; fi; } | found "$1"
-}
-
 look_configuration() { # tells which files a run that died had begun with, and until when what --undo brings back was live
   local folder=$CONFIGURATION/$APPLICATION path
   while IFS= read -r path; do mark begun "${path%/.absent}"; done < <(
     if [ -d "$folder/before" ]; then find "$folder/before" ! -type d -printf '/%P\n'; fi
   )
   if [ -d "$folder/kept" ]; then fact kept "$(cat "$folder/kept.until" 2>/dev/null || echo before)"; fi
-}
-
-keep_configuration() { # PATH...   as they are now: complete, or not there
-  local folder=$CONFIGURATION/$APPLICATION path to
-  (umask 077 && mkdir -p "$folder")
-  rm -rf "$folder/before.part"
-  (umask 077 && mkdir "$folder/before.part")
-  for path in "$@"; do
-    to=$folder/before.part$path
-    mkdir -p "$(dirname "$to")"
-    if [ -e "$path" ] || [ -L "$path" ]; then cp -a "$path" "$to"; else mkdir -p "$to" && : >"$to/.absent"; fi
-  done
-  sync -f "$folder"
-  mv -T "$folder/before.part" "$folder/before"
-}
-
-make_restored() { # TREE PATH OWNER GROUP MODE   as the tree has it; what it has not is left alone
-  local from=$CONFIGURATION/$APPLICATION/$1$2 aside=$2.fab-releases.$BASHPID
-  if [ -e "$from/.absent" ]; then
-    make_absent "$2"
-  elif [ -f "$from" ] && [ ! -L "$from" ]; then
-    keep "$2"
-    mkdir -p "$(dirname "$2")"
-    rm -f "$aside"
-    (umask 077 && set -C && cat "$from" >"$aside")
-    chown -h "$3:$4" "$aside"
-    chmod "$5" "$aside"
-    sync "$aside"
-    mv -T "$aside" "$2"
-  fi
-}
-
-as_it_was() { # PATH...   undo: what was there before this run, with its owner and mode
-  local path from
-  for path in "$@"; do
-    from=$CONFIGURATION/$APPLICATION/before$path
-    if [ -e "$from/.absent" ]; then
-      make_absent "$path"
-    elif [ -e "$from" ] || [ -L "$from" ]; then
-      keep "$path"
-      cp -a --remove-destination "$from" "$path.fab-releases.$BASHPID"
-      mv -T "$path.fab-releases.$BASHPID" "$path"
-    fi
-  done
 }
 
 restart_live() { # connections wait in the socket of the web processes; workers finish what they have in hand

@@ -127,11 +127,6 @@ make_file() { # PATH OWNER GROUP MODE TEXT   never half written, never through a
   mv -T "$aside" "$1"
 }
 
-make_absent() { # PATH
-  keep "$1"
-  rm -f "$1"
-}
-
 look_unit() { # NAME UNIT
   { echo "$(systemctl is-enabled "$2" 2>/dev/null || true), $(systemctl is-active "$2" 2>/dev/null || true)"; } | found "$1"
 }

@@ -150,7 +150,7 @@ def _means(stage: Stage, host: Host, offsite: Offsite) -> tuple[Thing, ...]:
     away = (_key(stage, offsite.key),) if stage.backup.repository else ()
     env = (known(f"/etc/fab-releases/{stage.known_as}.env", offsite.variables),) if offsite.key.value else ()
     return (
-        packages("python3", "restic"),
+        packages("restic"),
         *away,
         *env,
         installed(stage),
