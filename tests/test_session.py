@@ -18,7 +18,7 @@ import pytest
 from tasks.engine.bounded import HALF_LINE
 from tasks.engine.local import LocalChannel, open_local
 from tasks.engine.session import Mark, Result, Session, parse
-from tasks.model.errors import HostLost
+from tasks.model.errors import FailedError, HostLost
 from tests.local_hosts import make_stage, open_host, opening_for, process_of, processes_in
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +139,17 @@ def test_a_server_that_tells_what_nobody_asked_is_lost_before_it_fills_the_memor
     session._say("run", 'for i in $(seq 3000); do fact "n$i" value; done')
     until(lambda: not session.alive)
     assert "more than anybody asked for" in session.run("true").lost
+
+
+def test_a_server_that_tells_nonsense_ends_no_run_but_its_own(session: Session) -> None:
+    """A traceback here would leave the other servers of a fleet half-way."""
+    result = session.run("mark returned '{\"$\": 1}'; mark fact")
+    assert result.ok
+    assert result.facts() == {}
+    with pytest.raises(FailedError, match="cannot be understood"):
+        _ = result.returned
+    result = session.run("mark exit many $RUNS; sleep 20")
+    assert "is no number" in result.lost
 
 
 def test_whoever_reads_no_further_is_not_waited_for(session: Session) -> None:
