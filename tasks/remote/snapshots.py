@@ -14,11 +14,6 @@ from ..model.machine import Part, Thing
 from ..model.shell import Line, Script, script
 from ..server.make import configuration, secret_file
 from ..server.make import file as look_file
-<<<<<<< HEAD
-=======
-from ..server.make import restored as restored_files
-from ..server.make import secret_file
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
 from . import health, machine, services
 from .library import templates
 from .machine.bouncer import USERS
@@ -186,22 +181,12 @@ def looks(pieces: tuple[Piece, ...], tree: str) -> Script:
     calls: list[Line | Call[object]] = []
     for file in (file for piece in pieces for file in piece.files):
         if file.secret:
-<<<<<<< HEAD
             calls.append(call(configuration.look_digest, file.name, file.path))
             calls.append(call(configuration.look_digest, f"then {file.name}", file.path, tree))
         else:
             calls.append(call(look_file.look, file.name, file.path))
             then = (f"then {file.name}", tree, file.path, file.owner, file.group, file.mode)
             calls.append(call(configuration.look, *then))
-=======
-            calls.append(call(restored_files.look_digest, name=file.name, path=file.path))
-            then = call(restored_files.look_digest, name=f"then {file.name}", path=file.path, tree=tree)
-            calls.append(then)
-        else:
-            calls.append(call(look_file.look, file.name, file.path))
-            rights = (file.owner, file.group, file.mode)
-            calls.append(call(restored_files.look, f"then {file.name}", tree, file.path, *rights))
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
     return Script(tuple(calls))
 
 
@@ -256,24 +241,16 @@ def drop() -> Script:
 
 
 def keep(pieces: tuple[Piece, ...]) -> Script:
-<<<<<<< HEAD
     paths = tuple(file.path for piece in pieces for file in piece.files)
     return script(call(configuration.keep_all, paths))
-=======
-    return script(call(restored_files.keep_all, paths=[file.path for piece in pieces for file in piece.files]))
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
 
 
 def make(piece: Piece, tree: str) -> Script:
     """As provisioning makes a part: judged, put to use, put back when either fails."""
     said = script(("part", piece.part.name))
     for file in piece.files:
-<<<<<<< HEAD
         made = call(configuration.make, tree, file.path, file.owner, file.group, file.mode)
         said += file.before + script(made)
-=======
-        said += file.before + script(call(restored_files.make, tree, file.path, file.owner, file.group, file.mode))
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
     return said + _judged(piece) + piece.part.use + script(("part_done",))
 
 
@@ -293,13 +270,8 @@ def _judged(piece: Piece) -> Script:
 
 def unmake(piece: Piece) -> Script:
     """Undo of `make`: as before this run; nothing where it did not get so far."""
-<<<<<<< HEAD
     put_back = call(configuration.put_back, tuple(file.path for file in piece.files))
     said = script(("part", piece.part.name), put_back)
-=======
-    paths = [file.path for file in piece.files]
-    said = script(("part", piece.part.name), call(restored_files.as_it_was, paths=paths))
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
     return said + piece.part.use + script(("part_done",))
 
 

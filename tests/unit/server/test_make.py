@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import stat
@@ -14,11 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.server import telling
-<<<<<<< HEAD
 from tasks.server.make import configuration, directory, file, kept, lines, secret_file, ssh_files
-=======
-from tasks.server.make import directory, file, kept, lines, restored, secret_file, ssh_files
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
 from tasks.server.refused import Refused
 from tasks.server.values.secret import Secret
 from tasks.server.values.site import Site
@@ -236,7 +231,6 @@ def test_folders_are_made_with_those_above(own: Path, passable: Path, told: dict
     assert (passable / "srv").owner() == "root"
 
 
-<<<<<<< HEAD
 @pytest.fixture
 def trees(passable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a snapshot's files are fetched to, in `wanted`; root's alone."""
@@ -265,7 +259,7 @@ def test_a_restored_file_is_never_read_through_what_was_sent_away(
     configuration.look(SITE, "then", "wanted", path, OTHER, OTHER, "640")
     configuration.look_digest(SITE, "then digest", path, "wanted")
     assert "root's own" not in told["then"]
-    with contextlib.suppress(Refused):
+    with suppress(Refused):
         configuration.make(SITE, "wanted", path, OTHER, OTHER, "640")
     assert not (own / "conf").exists()
 
@@ -325,17 +319,18 @@ def test_a_configuration_is_restored_and_put_back(own: Path, trees: Path, part: 
     configuration.put_back(SITE, paths)
     assert (conf.read_text(), conf.owner(), stat.S_IMODE(conf.stat().st_mode)) == ("A=1\n", "root", 0o600)
     assert not new.exists()
-=======
+
+
 def test_configuration_is_put_back_through_no_name_that_others_gave(
     own: Path, passable: Path, part: Path, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A variable file that its folder's owner made a link, a hard link or a FIFO of; and what --undo brings back."""
-    monkeypatch.setattr(restored, "FOLDER", str(passable / "configuration"))
+    monkeypatch.setattr(configuration, "FOLDER", str(passable / "configuration"))
     path = own / ".env"
     wanted = Path(f"{passable}/configuration/shop/wanted{path}")
     path.write_text("NOW=1\n")
     os.chown(path, *own.stat()[4:6])
-    restored.keep_all(SITE, [str(path), str(own / "missing")])
+    configuration.keep_all(SITE, (str(path), str(own / "missing")))
     wanted.parent.mkdir(parents=True)
     wanted.write_text("THEN=1\n")
     for plant in (
@@ -345,17 +340,16 @@ def test_configuration_is_put_back_through_no_name_that_others_gave(
     ):
         path.unlink()
         plant()
-        restored.look_digest(SITE, "live", str(path))
+        configuration.look_digest(SITE, "live", str(path))
         (part / str(path).lstrip("/")).unlink(missing_ok=True)
         with suppress(Refused):
-            restored.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
+            configuration.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
             assert path.read_text() == "THEN=1\n"
     path.unlink()
-    restored.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
+    configuration.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
     assert path.read_text() == "THEN=1\n"
     (own / "missing").write_text("made meanwhile")
-    restored.as_it_was(SITE, [str(path), str(own / "missing")])
+    configuration.put_back(SITE, (str(path), str(own / "missing")))
     assert path.read_text() == "NOW=1\n"
     assert path.owner() == OTHER
     assert not (own / "missing").exists()
->>>>>>> 51204ec4e17ca8b35b43c2afe55d4efae7316860
