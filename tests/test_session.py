@@ -18,7 +18,8 @@ import pytest
 from tasks.engine.bounded import HALF_LINE
 from tasks.engine.local import LocalChannel, open_local
 from tasks.engine.session import Mark, Result, Session, parse
-from tasks.model.errors import HostLost
+from tasks.model.errors import FailedError, HostLost
+from tasks.remote.library import library
 from tests.local_hosts import make_stage, open_host, opening_for, process_of, processes_in
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +142,17 @@ def test_a_server_that_tells_what_nobody_asked_is_lost_before_it_fills_the_memor
     assert "more than anybody asked for" in session.run("true").lost
 
 
+def test_a_server_that_tells_nonsense_ends_no_run_but_its_own(session: Session) -> None:
+    """A traceback here would leave the other servers of a fleet half-way."""
+    result = session.run("mark returned '{\"$\": 1}'; mark fact")
+    assert result.ok
+    assert result.facts() == {}
+    with pytest.raises(FailedError, match="cannot be understood"):
+        _ = result.returned
+    result = session.run("mark exit many $RUNS; sleep 20")
+    assert "is no number" in result.lost
+
+
 def test_whoever_reads_no_further_is_not_waited_for(session: Session) -> None:
     """As `fab logs | head`: what is printed has nowhere to go."""
 
@@ -226,6 +238,27 @@ def test_output_that_looks_like_a_mark_is_only_output(session: Session) -> None:
 def test_a_program_is_not_told_the_secret_that_makes_a_mark(session: Session) -> None:
     seen = session.run("env; cat /proc/$$/environ /proc/$$/cmdline /proc/self/environ | tr '\\0' '\\n'").log
     assert not any(session.nonce in line for line in seen if not line.startswith("session "))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes another account")
+def test_an_account_that_root_becomes_cannot_speak_for_root_afterwards(tmp_path: Path) -> None:
+    """It can read what its processes know, and keep what they have open: then it would say what root is to do next."""
+    with contextlib.closing(open_host(tmp_path, more=library("provision"))) as session:
+        said = """
+        look() {
+          fact nonce "$NONCE"; fact open "$(cd /proc/$BASHPID/fd && echo *)"; echo a line; echo wrong >&2; warn careful
+          return 3
+        }
+        as_account daemon look && true
+        fact status "$?"
+        """
+        result = session.run(said)
+    facts = result.facts()
+    assert facts["status"] == "3"
+    assert facts["nonce"] not in ("", session.nonce)
+    assert "9" not in facts["open"].split()
+    assert {"a line", "wrong"} <= set(result.log)
+    assert [mark.words[0] for mark in result.marks if mark.kind == "warn"] == ["careful"]
 
 
 def test_words_of_a_fact_cannot_break_out_of_it(session: Session) -> None:

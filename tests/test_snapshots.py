@@ -14,6 +14,7 @@ import pytest
 
 from tasks.model.backup import Backup
 from tasks.model.config import Environment, Host, Service, Stage
+from tasks.model.errors import PreflightError
 from tasks.model.machine import Part
 from tasks.model.moment import at_or_before, moment
 from tasks.model.server import Provision
@@ -320,3 +321,9 @@ def test_a_restored_sshd_undoes_itself_a_minute_later_unproven() -> None:
     steps = [step.name for phase in plan.phases for step in phase.steps["one"]]
     assert steps[-2:] == ["ssh", "kept"]
     assert len(plan.merged().phases) == 1
+
+
+@pytest.mark.parametrize("id", ["--password-command=id", "-", "", "latest", "abc", "ABCDEF01", "0123456789\n"])
+def test_a_snapshot_has_no_name_that_a_command_would_take_for_something_else(id: str) -> None:
+    with pytest.raises(PreflightError):
+        Snapshot.from_json({"id": id, "taken": "2026-11-22T10:00:00+00:00"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..model.errors import HostLost
+from ..model.errors import FailedError, HostLost
 from ..server.values import wire
 from .bounded import MOST_TOLD, OVERHEAD, Inbox, Kept, Line
 
@@ -23,6 +24,7 @@ MOST_STOPS = 4
 """Times a run that is over its time is told to end, 20 s apart."""
 
 
+STATUS = re.compile(r"[0-9]{1,3}")
 LONGEST_REASON = 4000
 """Characters of an error that are shown."""
 
@@ -72,10 +74,13 @@ class Result:
     @property
     def returned(self) -> tuple[Any, ...]:
         """What each call of tasks/server gave back, in order."""
-        return tuple(wire.loads(mark.words[0]) for mark in self.marks if mark.kind == "returned")
+        try:
+            return tuple(wire.loads("\t".join(mark.words)) for mark in self.marks if mark.kind == "returned")
+        except (ValueError, TypeError, RecursionError):
+            raise FailedError("the server gave back what cannot be understood", "fab status") from None
 
     def facts(self) -> dict[str, str]:
-        return {mark.words[0]: (*mark.words, "")[1] for mark in self.marks if mark.kind == "fact"}
+        return {mark.words[0]: (*mark.words, "")[1] for mark in self.marks if mark.kind == "fact" and mark.words}
 
 
 Hear = Callable[[Mark | str], None]
@@ -138,6 +143,9 @@ class Session:
             match heard:
                 case Mark("exit", (_, number)) if number != str(self._runs):
                     continue  # of a run that was killed and had ended at the same moment
+                case Mark("exit", (status, *_)) if not STATUS.fullmatch(status):
+                    self._lose("what it says of how the run ended is no number")
+                    return answer.result(-1, lost=self._why)
                 case Mark("exit", (status, *_)):
                     answer.left_out(self._heard.left_out)
                     return answer.result(int(status))

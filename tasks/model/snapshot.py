@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from .errors import PreflightError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, told: Mapping[str, str]) -> Snapshot:
+        if not re.fullmatch(r"[0-9a-f]{8,64}", told["id"]):
+            raise PreflightError(f"no snapshot is called {told['id']!r}")  # it would be a word of a command
         return cls(told["id"], datetime.fromisoformat(told["taken"]))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from ..model import naming
 from ..model.call import Call, call
 from ..model.config import Host, Stage, megabytes
 from ..model.machine import Part
@@ -122,7 +123,8 @@ def environment(stage: Stage, host: Host, flat: Flat, release: Release) -> Scrip
 
 def shared(stage: Stage, host: Host, flat: Flat) -> Script:
     here = str(place(stage))
-    files = [call(adopt.take_file, here, one, host.user, stage.app_user) for one in files_of(stage)]
+    readers = naming.readers(stage.app_user)
+    files = [call(adopt.take_file, here, one, host.user, readers) for one in files_of(stage)]
     folders = [call(adopt.take_folder, here, one, flat.user, stage.app_user) for one in stage.shared_dirs]
     return script(*files, *folders)
 

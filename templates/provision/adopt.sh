@@ -6,8 +6,11 @@ ASIDE=before-adoption
 LAYOUT=(current releases staging shared environments backups repo.git .releases)
 
 # As a deploy does it, by the account that deploys. What it begins it ends before a stop is obeyed, as in `critical`.
+# That account can read what its processes know, and keep what they have open: they get a nonce and a pipe of their own, so
+# that nothing it says later passes for what root's session tells; and no descriptor of root's lock.
 as_account() { # USER FUNCTION WORD...
-  local user=$1 home status stopped=
+  local user=$1 home status stopped='' outer=$NONCE NONCE
+  NONCE=$(od -An -N 8 -t x1 /dev/urandom | tr -d ' \n')
   shift
   home=$(home_of "$user")
   trap 'stopped=143' TERM INT HUP
@@ -18,12 +21,23 @@ as_account() { # USER FUNCTION WORD...
     declare -f
     # shellcheck disable=SC2016  # for the bash that reads it
     printf 'STEP=\ncd -- "$HOME" 2>/dev/null || cd /\n"$@" </dev/null\nexit\n'
-  } | HOME=$home USER=$user LOGNAME=$user setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups bash -euo pipefail -s -- "$@"
-  status=$?
+  } | HOME=$home USER=$user LOGNAME=$user setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups bash -euo pipefail -s -- "$@" 2>&1 3>&1 9>&- |
+    passed_on "$NONCE" "$outer"
+  status=${PIPESTATUS[1]}
   set -e
   trap - TERM INT HUP
   [ -z "$stopped" ] || exit "$stopped"
   return "$status"
+}
+
+passed_on() { # NONCE OUR_NONCE < WHAT_IT_SAYS
+  local line
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      $'\036'"$1"$'\t'*) printf '\036%s\t%s\n' "$2" "${line#*$'\t'}" >&3 ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done
 }
 
 # --- looking ---

@@ -48,7 +48,7 @@ make_own_cluster() { # APPLICATION
   IFS='|' read -r data collate kind encoding checksums < <(as_postgres -d postgres -c "select current_setting('data_directory'), datcollate,
     datctype, pg_encoding_to_char(encoding), current_setting('data_checksums') from pg_database where datname = 'template1'")
   unit=postgresql@$version-main.service
-  rm -rf "$data.fab-releases"
+  runuser -u postgres -- rm -rf "$data.fab-releases"
   [ "$checksums" = off ] || words=(--data-checksums)
   (cd / && runuser -u postgres -- "/usr/lib/postgresql/$version/bin/initdb" --pgdata "$data.fab-releases" --encoding "$encoding" \
     --lc-collate "$collate" --lc-ctype "$kind" "${words[@]}") >/dev/null || die "PostgreSQL could not be made anew" "the lines above are initdb's"
@@ -64,9 +64,10 @@ take_lost_archive() { # APPLICATION DUMPS RELEASE FOLDER   answers fact moment
     rm -rf "$ARCHIVIST"
     return
   fi
-  install -d -m 755 -o postgres -g postgres /var/lib/postgresql/fab-releases
-  rm -rf "$place"
-  install -d -m 700 -o postgres "$place"
+  # By postgres, whose folder it is: install -d would give it what a link there leads to.
+  runuser -u postgres -- mkdir -p -m 755 /var/lib/postgresql/fab-releases
+  runuser -u postgres -- rm -rf "$place"
+  runuser -u postgres -- mkdir -m 700 "$place"
   [ -z "$4" ] || runuser -u postgres -- test -r "$4/archive/main/archive.info" ||
     die "postgres may not read $4: its number was another on the lost server" "let it read there, then run it again; or --without-archive"
   said=$(lost_archive postgres take "$(cat "$ARCHIVIST/cluster")" "$1" "$3" "$place") || true

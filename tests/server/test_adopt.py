@@ -126,7 +126,7 @@ def test_adopting_loses_a_request_a_sale_or_a_file(flat: tuple[Shop, Snapshot], 
     kept = server.run(f"cd {deploy_to}/shared/media/receipts && ls | grep -c upload-; tail -n 1 growing.txt").stdout
     assert kept.split() == [str(uploaded[0]), str(uploaded[0] - 1)]
     assert server.run(f"cat {deploy_to}/shared/.env.production").stdout == environment
-    assert server.run(f"stat -c '%U:%G %a' {deploy_to}/shared/.env.production").stdout == "deploy:app 640\n"
+    assert server.run(f"stat -c '%U:%G %a' {deploy_to}/shared/.env.production").stdout == "deploy:env-app 640\n"
     server.run(f"touch {deploy_to}/shared/media/receipts/new.txt {deploy_to}/current/media/new.txt", user="app")
     assert server.run(f"find {deploy_to}/releases -type l -lname '*{CHECKOUT}/[^rse]*'").stdout == ""
 

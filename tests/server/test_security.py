@@ -295,6 +295,9 @@ def test_a_link_that_an_application_plants_leads_the_web_server_nowhere(shop: Sh
             assert "SECRET_KEY" not in answer, f"{where}/{name}"
         assert shop.get(f"/{where}/fine") == "fine\n"
     assert shop.get("/static/link") == "fine\n", "a link of its own"
+    style = re.search(r"/static/pos/site\.[0-9a-f]+\.css", shop.get("/"))
+    assert style
+    assert "{" in shop.get(style[0]), "what the live release has"
     server.run("ln -s /srv/other/secret /srv/pos/shared/maintenance.html", user="deploy")
     try:
         assert secret not in shop.get("/")

@@ -13,7 +13,7 @@ import shutil
 from .. import files
 from ..exported import exported
 from ..values.site import Site
-from .kept import ABSENT, LARGEST, keep
+from .kept import ABSENT, LARGEST, keep, store
 from .looking import tell, text_of
 
 FOLDER = "/var/lib/fab-releases/configuration"
@@ -58,17 +58,7 @@ def keep_all(site: Site, paths: tuple[str, ...]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     os.mkdir(part, 0o700)
     for path in paths:
-        to = f"{part}{path}"
-        os.makedirs(os.path.dirname(to), exist_ok=True)
-        there = files.entry(path)
-        if there is None:
-            os.makedirs(to)
-            files.replace(f"{to}/{ABSENT}", b"", "root", "root", 0o600)
-        elif there.kind == "symbolic link":
-            os.symlink(there.target, to)
-        else:
-            there, content = files.state(path, LARGEST)
-            files.replace(to, content, there.owner, there.group, there.mode & 0o777)
+        store(f"{part}{path}", path)
     os.sync()
     os.rename(part, whole)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import stat
@@ -259,7 +258,7 @@ def test_a_restored_file_is_never_read_through_what_was_sent_away(
     configuration.look(SITE, "then", "wanted", path, OTHER, OTHER, "640")
     configuration.look_digest(SITE, "then digest", path, "wanted")
     assert "root's own" not in told["then"]
-    with contextlib.suppress(Refused):
+    with suppress(Refused):
         configuration.make(SITE, "wanted", path, OTHER, OTHER, "640")
     assert not (own / "conf").exists()
 
@@ -319,3 +318,37 @@ def test_a_configuration_is_restored_and_put_back(own: Path, trees: Path, part: 
     configuration.put_back(SITE, paths)
     assert (conf.read_text(), conf.owner(), stat.S_IMODE(conf.stat().st_mode)) == ("A=1\n", "root", 0o600)
     assert not new.exists()
+
+
+def test_configuration_is_put_back_through_no_name_that_others_gave(
+    own: Path, passable: Path, part: Path, told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable file that its folder's owner made a link, a hard link or a FIFO of; and what --undo brings back."""
+    monkeypatch.setattr(configuration, "FOLDER", str(passable / "configuration"))
+    path = own / ".env"
+    wanted = Path(f"{passable}/configuration/shop/wanted{path}")
+    path.write_text("NOW=1\n")
+    os.chown(path, *own.stat()[4:6])
+    configuration.keep_all(SITE, (str(path), str(own / "missing")))
+    wanted.parent.mkdir(parents=True)
+    wanted.write_text("THEN=1\n")
+    for plant in (
+        lambda: path.symlink_to(passable / "victim"),
+        lambda: path.hardlink_to(passable / "victim"),
+        lambda: os.mkfifo(path),
+    ):
+        path.unlink()
+        plant()
+        configuration.look_digest(SITE, "live", str(path))
+        (part / str(path).lstrip("/")).unlink(missing_ok=True)
+        with suppress(Refused):
+            configuration.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
+            assert path.read_text() == "THEN=1\n"
+    path.unlink()
+    configuration.make(SITE, "wanted", str(path), OTHER, OTHER, "640")
+    assert path.read_text() == "THEN=1\n"
+    (own / "missing").write_text("made meanwhile")
+    configuration.put_back(SITE, (str(path), str(own / "missing")))
+    assert path.read_text() == "NOW=1\n"
+    assert path.owner() == OTHER
+    assert not (own / "missing").exists()
