@@ -132,7 +132,7 @@ def test_backups_on_their_server_only_are_named_each_time_and_are_no_fault() -> 
     assert found.is_well(NOW)
     assert "backups are on this server only (set [backup] repository" in found.line(NOW)
     assert unwell(found) == {"off-site": "backups are on this server only"}
-    (files,) = [one.said for one in found.judged(NOW) if one.what == "files"]
+    (files,) = [one.said for one in found.judged(NOW) if one.what == "backup-files"]
     assert files == "media: 12 files; configuration, copied 9 h ago"
 
 
@@ -148,12 +148,12 @@ def test_backups_on_their_server_only_are_named_each_time_and_are_no_fault() -> 
 def test_media_that_are_in_no_backup_are_named(facts: dict[str, str], said: str) -> None:
     found = standing(Backup(), **facts)
     assert not found.is_well(NOW)
-    assert said in unwell(found)["files"]
+    assert said in unwell(found)["backup-files"]
 
 
 def test_a_copy_away_from_the_server_that_lost_files_is_named() -> None:
     found = standing(backup_copied=copied("media is a link", here=False))
-    assert unwell(found)["files"] == "media is a link"
+    assert unwell(found)["backup-files"] == "media is a link"
 
 
 def test_a_sandbox_is_not_asked_for_timers() -> None:
