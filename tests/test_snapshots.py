@@ -327,3 +327,19 @@ def test_a_restored_sshd_undoes_itself_a_minute_later_unproven() -> None:
 def test_a_snapshot_has_no_name_that_a_command_would_take_for_something_else(id: str) -> None:
     with pytest.raises(PreflightError):
         Snapshot.from_json({"id": id, "taken": "2026-11-22T10:00:00+00:00"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another account's folder is made")
+def test_a_folder_that_somebody_else_made_a_link_of_is_not_restored_into(
+    program: ModuleType, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    """On the way as well as at its end; a link of root's is followed."""
+    other, real = tmp_path / "other", Path(asked["shared"])
+    other.mkdir()
+    (other / "srv").symlink_to(real)
+    os.chown(other, 1, 1)
+    (tmp_path / "srv").symlink_to(tmp_path)
+    with pytest.raises(program.Refused, match="a link that somebody else may have put"):
+        program.swap({**asked, "shared": str(other / "srv" / "media")})
+    os.close(program.opened(str(tmp_path / "srv" / "other")))
+    assert not (real / "media" / ".fab-restore").exists()

@@ -24,7 +24,7 @@ BEHIND = timedelta(days=1)
 RUNS = ("backup", "drill", "offsite", "archive")
 """What timers run, as the units are called behind the application's name."""
 
-Aspect = Literal["backup", "backup-contents", "backup-timer", "drill", "files", "off-site"]
+Aspect = Literal["backup", "backup-contents", "backup-timer", "drill", "backup-files", "off-site"]
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,18 @@ class Standing:
         is_here = not self.wanted.repository
         if is_here and (failed := self._failed("offsite", self.sent, now)) is not None:
             said = f"copying media and configuration failed{failed}"
-            return (Judgement("files", False, said, f"fab backup; {logs}"),)
+            return (Judgement("backup-files", False, said, f"fab backup; {logs}"),)
         if not (self.copied and self.sent):
             said = "media and configuration are in no backup yet"
-            return (Judgement("files", False, said, "fab provision, then fab backup"),) if is_here else ()
+            return (Judgement("backup-files", False, said, "fab provision, then fab backup"),) if is_here else ()
         said = f"{self.copied.contents}, copied {age(now - self.sent)} ago"
         if is_here and self.taken and self.taken - self.sent > BEHIND:
-            return (Judgement("files", False, f"{said}: older than the newest backup", f"fab backup; {logs}"),)
+            return (Judgement("backup-files", False, f"{said}: older than the newest backup", f"fab backup; {logs}"),)
         wrong = (*self.copied.problems, *self.copied.remarks)
         if wrong:
             more = f"; and {len(wrong) - 3} more" if wrong[3:] else ""
-            return (Judgement("files", False, f"{'; '.join(wrong[:3])}{more}", logs),)
-        return (Judgement("files", True, said),)
+            return (Judgement("backup-files", False, f"{'; '.join(wrong[:3])}{more}", logs),)
+        return (Judgement("backup-files", True, said),)
 
     def _away(self, now: datetime) -> Judgement:
         hint = "fab backup; fab logs --service offsite"

@@ -231,8 +231,31 @@ def room(asked: Asked, snapshot: dict[str, Files]) -> None:
 # --- beside: by descriptors, for the folders above belong to others, who could put a link in the way
 
 
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LINKS = 40
+
+
 def opened(path: str, above: int | None = None) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    """Of an absolute path, links are followed only where nobody but root could have put them."""
+    if above is not None:
+        return os.open(path, FOLDER, dir_fd=above)
+    for _ in range(LINKS):
+        descriptor, parts, place = os.open("/", FOLDER), [one for one in path.split("/") if one], "/"
+        while parts:
+            name = parts.pop(0)
+            if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                break
+            below = os.open(name, FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor, place = below, posixpath.join(place, name)
+        else:
+            return descriptor
+        holder, link = os.fstat(descriptor), os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        if holder.st_uid or link.st_uid or holder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise Refused(f"{place}/{name} is a link that somebody else may have put there", "move it away")
+        path = posixpath.normpath(posixpath.join(place, os.readlink(name, dir_fd=descriptor), *parts))
+        os.close(descriptor)
+    raise Refused(f"{path} is reached by too many links", "look where they lead")
 
 
 def beside(asked: Asked) -> int:

@@ -119,7 +119,9 @@ def test_a_server_that_is_well_is_ready_and_stays_as_it_was(well: Shop) -> None:
     found = checked(well, 0)
     assert well.server.run(look).stdout == "", "it changes nothing"
     wrong = {what: state for what, state in worst(found).items() if state != "ok"}
-    assert wrong == {"backup-timer": "look", "drill": "look", "off-site": "look", "door": "look"}, found
+    unprovisioned = {"backup-timer": "look", "backup-files": "look", "repository": "skipped"}
+    assert wrong == {**unprovisioned, "drill": "look", "off-site": "look", "door": "look"}, found
+    has(found, "backup-files", "look", "in no backup yet", "fab provision")
     has(found, "backup-timer", "look", "no timer takes backups", "fab provision")
     has(found, "drill", "look", "none was ever restored", "fab drill")
     has(found, "off-site", "look", "on this server only", "repository")
@@ -422,7 +424,7 @@ def test_before_the_first_deploy_what_needs_a_release_is_skipped_with_its_reason
         well.configure()
         well.server.run("rm -r /srv/new")
     skipped = {what for what, state in worst(found).items() if state == "skipped"}
-    assert skipped == {"release", "services", "environment", "database", "redis", "backup"}
+    assert skipped == {"release", "services", "environment", "database", "redis", "backup", "repository"}
     has(found, "database", "skipped", "nothing is live here yet")
     has(found, "files", "bad", "/srv/new/shared/.env.production does not exist")
     has(found, "git", "ok", "main is")

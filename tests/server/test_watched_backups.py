@@ -133,6 +133,7 @@ def test_backups_fail_for_weeks_and_nobody_hears_of_it(fresh: Shop) -> None:
     """A drill by systemd is proof and history; a failed run is in the journal, one message, status and check."""
     server = fresh.server
     server.run("systemctl start pos-backup.service")
+    server.run("systemctl start pos-offsite.service", timeout=120)
     assert "not proven" in fresh.fab("status").stdout
     server.run("systemctl start pos-drill.service")
     drilled = history(fresh)[0]
@@ -232,6 +233,7 @@ def test_a_deploy_fails_because_a_backup_runs(fresh: Shop) -> None:
     told = fresh.fab("deploy", "--ref", "additive-migration", timeout=300).stderr
     assert re.search("a backup runs since 20[0-9-]+ [0-9:]+[+]00: waiting for its end, 600 s at most", told)
     assert "canary" not in told
+    server.run("systemctl start pos-offsite.service", timeout=120)
     assert set(unwell(fresh)) == {"drill", "off-site"}, "the backup did not come to its end"
     assert int(server.run(applied, user="postgres").stdout) == before + 1
 
@@ -337,6 +339,7 @@ def test_a_missed_run_waits_for_tomorrow(boot: Boot, origin: Path, tmp_path: Pat
     server.reboot()
     await_page(shop)
     await_that(lambda: [one for one in history(shop) if one["event"] == "drill"], "no drill after the boot", 120)
+    server.run("systemctl start pos-offsite.service", timeout=120)
     assert set(unwell(shop)) == {"off-site"}, "the backup first, then the drill of it"
     shop.configure('[backup]\ndrill = "never"\n')
     shop.fab("provision", "--yes", timeout=300)

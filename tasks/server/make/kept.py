@@ -24,8 +24,12 @@ def keep(path: str) -> None:
     """As it is now; the first time counts. Nothing outside a part. Refused for what is neither file nor link."""
     folder = os.environ.get(FOLDER, "")
     to = folder + path
-    if not folder or os.path.lexists(to):
-        return
+    if folder and not os.path.lexists(to):
+        store(to, path)
+
+
+def store(to: str, path: str) -> None:
+    """What is at `path` now lies at `to` afterwards, below a folder of root's alone. Refused as by `keep`."""
     os.makedirs(os.path.dirname(to), exist_ok=True)
     there = files.entry(path)
     if there is None:
@@ -45,7 +49,7 @@ def put_back(site: Site) -> None:  # noqa: ARG001
     for kept in _kept(folder):
         path = kept.removeprefix(folder)
         try:
-            _put_back(kept, path)
+            restore(kept, path)
         except Refused as no:
             telling.warn(f"not put back: {no.message}")
         except OSError as error:
@@ -58,7 +62,8 @@ def _kept(folder: str) -> Iterator[str]:
         yield from (f"{place}/{name}" for name in (*names, *links))
 
 
-def _put_back(kept: str, path: str) -> None:
+def restore(kept: str, path: str) -> None:
+    """What `store` made of it, or its mark of nothing, is at `path` again."""
     if os.path.basename(path) == ABSENT:
         files.remove(os.path.dirname(path))
     elif os.path.islink(kept):
