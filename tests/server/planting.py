@@ -122,11 +122,13 @@ def planted(server: Server, path: str, account: str, kind: str) -> Iterator[None
     server.run(f"rm -rf {aside}; if [ -e {at} ] || [ -L {at} ]; then mv -T {at} {aside}; fi")
     server.run(PLANTS[kind].format(path=at, account=account))
     if kind in (SWAPPED, "link to a folder"):
-        server.run(f"echo secret >{VICTIMS}/{shlex.quote(PurePosixPath(path).name)}; chmod 600 {VICTIMS}/*")
+        inside = f"{VICTIMS}/{shlex.quote(PurePosixPath(path).name)}"
+        server.run(f"echo secret >{inside}; chmod 600 {inside}")
     try:
         yield
     finally:
-        server.run(f"rm -rf {at}; if [ -e {aside} ] || [ -L {aside} ]; then mv -T {aside} {at}; fi; rm -f {VICTIMS}/*")
+        back = f"rm -rf {at}; if [ -e {aside} ] || [ -L {aside} ]; then mv -T {aside} {at}; fi"
+        server.run(f"{back}; find {VICTIMS} -mindepth 1 -delete")
 
 
 def kinds_for(server: Server, path: str, account: str) -> list[str]:
