@@ -278,7 +278,7 @@ def test_a_server_whose_application_is_in_the_group_of_the_web_server_is_put_rig
     answers = shop.server.run("cat /root/answers").stdout.split()
     assert len(answers) > 20
     assert set(answers) == {"200"}
-    assert shop.server.run("id -nG app").stdout.split() == ["app"]
+    assert shop.server.run("id -nG app").stdout.split() == ["app", "env-app"]
     found = shop.server.run("cd /srv/pos/shared && stat -c '%U:%G %a %n' media media/a media/a/receipt.txt").stdout
     assert found.split("\n")[:3] == ["app:app 2770 media", "app:app 2770 media/a", "app:app 660 media/a/receipt.txt"]
     assert "nothing to do" in shop.fab("provision", "--yes").stderr

@@ -125,6 +125,8 @@ def test_a_second_application_is_set_up_and_deployed_beside_the_first(pair: Pair
         told = json.loads(one.ask())
         assert (told["ok"], told["database"], told["cache"]) == (True, "ok", "ok")
         assert one.ask("/media/receipt.txt") == "thank you", "nginx reads the uploads of each"
+        variables = f"/srv/{one.name}/shared/.env.production"
+        assert one.server.run(f"cat {variables}", user="www-data", check=False).returncode != 0, "and no variables"
         again = one.fab("provision", "--yes")
         assert "nothing to do" in again.stderr, again.stderr
     for mine, other in ((pair.shop, pair.admin), (pair.admin, pair.shop)):
@@ -176,7 +178,7 @@ def test_an_application_reaches_nothing_of_another(pair: Pair, attacker: str) ->
         command = ATTACKS[what].format(**words, name=whose.name, account=whose.account)
         return mine.server.run(command, user=mine.account, check=False).returncode == 0
 
-    assert mine.server.run(f"id -nG {mine.account}").stdout.split() == [mine.account]
+    assert mine.server.run(f"id -nG {mine.account}").stdout.split() == [mine.account, f"env-{mine.account}"]
     assert not [what for what in ATTACKS if succeeds(what, other)]
     assert not [what for what in ATTACKS.keys() - NEEDS_ANOTHER if not succeeds(what, mine)], "it shows nothing"
     assert other.ask("/media/receipt.txt") == "thank you"
