@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from .session import Session, command_line
+from .session import Session, command_line, packed
 
 LEAKS = (
     "VIRTUAL_ENV",
@@ -55,6 +55,7 @@ class LocalChannel:
 
 
 def open_local(host: str, opening: str, nonce: str, tools: Path | None = None) -> Session:
-    channel = LocalChannel(len(opening.encode()), tools)
-    channel.write(opening.encode())
+    program = packed(opening)
+    channel = LocalChannel(len(program), tools)
+    channel.write(program)
     return Session(host, channel, nonce).hello()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import re
 import secrets
 import threading
@@ -314,10 +315,15 @@ def new_nonce() -> str:
     return secrets.token_hex(8)
 
 
+def packed(opening: str) -> bytes:
+    """As it is sent: half as many bytes, which a slow link notices at each run."""
+    return gzip.compress(opening.encode(), mtime=0)
+
+
 def command_line(size: int, *, sudo: bool = False) -> str:
-    """What the login shell is asked to run: a bare bash that reads its first `size` bytes as program.
+    """What the login shell is asked to run: a bare bash that reads its first `size` bytes as program, `packed`.
 
     sudo forgets where the connection came in, which a firewall must know.
     """
     root = 'sudo -n env SSH_CONNECTION="$SSH_CONNECTION" ' if sudo else ""
-    return f"exec {root}bash --noprofile --norc -c 'code=$(head -c {size}) && eval \"$code\"'"
+    return f"exec {root}bash --noprofile --norc -c 'code=$(head -c {size} | gzip -dc) && eval \"$code\"'"

@@ -15,7 +15,7 @@ import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from ..model.errors import HostLost, UsageError
-from .session import Session, command_line
+from .session import Session, command_line, packed
 
 # What it has to say of a lost connection we say ourselves; with no handler it would go to stderr as well.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -119,8 +119,9 @@ class SshChannel:
 def open_ssh(target: Target, opening: str, nonce: str, known_hosts: Path | None = None) -> Session:
     connection = connect(target, known_hosts)
     try:
-        channel = SshChannel(connection, len(opening.encode()), sudo=target.sudo)
-        channel.write(opening.encode())
+        program = packed(opening)
+        channel = SshChannel(connection, len(program), sudo=target.sudo)
+        channel.write(program)
     except (paramiko.SSHException, OSError, EOFError) as problem:
         connection.close()
         raise HostLost(f"{target.name}: the server opened no session ({problem})") from None

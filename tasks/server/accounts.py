@@ -61,12 +61,6 @@ def exists(account: str) -> bool:
     return True
 
 
-def becoming(account: str) -> Callable[[], None]:
-    """What a child process of root's does before it starts a program as that account."""
-    entry = _known(account)
-    return lambda: become(entry)
-
-
 def become(entry: pwd.struct_passwd) -> None:
     """For good: groups, ids, environment, folder. The order matters: without root no group can be left."""
     groups = [one.gr_gid for one in grp.getgrall() if entry.pw_name in one.gr_mem]

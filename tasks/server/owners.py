@@ -5,25 +5,27 @@ from __future__ import annotations
 import grp
 import pwd
 
+from .refused import Refused
+
 
 def user_number(name: str) -> int:
-    """KeyError where there is no such account."""
+    """Refused where there is no such account."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         if name.isdecimal():
             return int(name)
-        raise
+        raise Refused(f"there is no account {name}", "fab provision makes it") from None
 
 
 def group_number(name: str) -> int:
-    """KeyError where there is no such group."""
+    """Refused where there is no such group."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         if name.isdecimal():
             return int(name)
-        raise
+        raise Refused(f"there is no group {name}", "fab provision makes it") from None
 
 
 def user_name(number: int) -> str:

@@ -147,7 +147,7 @@ def test_a_folder_that_is_exchanged_meanwhile_gives_nothing_away(tmp_path: Path,
 
 
 def test_a_file_appears_whole_or_not_at_all(folder: Path) -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(Refused, match="no account no-such-account"):
         files.replace(str(folder / "name"), b"x" * 1000, "no-such-account", OTHER, 0o644)
     assert list(folder.iterdir()) == []
 
