@@ -135,6 +135,7 @@ def _send(source: str, left_out: Collection[str], reading: int, writing: int, re
         return kind == stat.S_IFDIR
 
     with (
+        suppress(BrokenPipeError),  # who writes has ended, and says why
         os.fdopen(writing, "wb", buffering=1 << 20) as pipe,
         tarfile.open(fileobj=pipe, mode="w|", format=tarfile.PAX_FORMAT) as archive,
         files.folder(source) as top,

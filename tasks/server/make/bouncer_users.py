@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from .. import files
+from .. import files, postgres
 from ..exported import exported
 from ..refused import Refused
 from ..values.site import Site
@@ -12,7 +10,7 @@ from .kept import keep
 from .looking import tell, text_of
 
 WANTED = "postgres:postgres 640, as the database has it"
-ASKED = "select format('\"%s\" \"%s\"', rolname, rolpassword) from pg_authid where rolname = :'role'"
+ASKED = "select format('\"%s\" \"%s\"', rolname, rolpassword) from pg_authid where rolname = :'role';\n"
 
 
 @exported
@@ -51,10 +49,7 @@ def _split(path: str, role: str) -> tuple[list[str], list[str]]:
 
 def _line(role: str) -> str:
     """It goes through pipes alone: no process shows it."""
-    words = ["runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", f"role={role}"]
-    asked = subprocess.run(
-        [*words, "-d", "postgres"], input=ASKED, capture_output=True, text=True, cwd="/", check=False
-    )
-    if asked.returncode or not asked.stdout.strip():
-        raise Refused(f"PostgreSQL does not say the password of {role}: {asked.stderr.strip()}", "is it up?")
-    return asked.stdout.strip()
+    line = postgres.superuser(ASKED, role=role).strip()
+    if not line:
+        raise Refused(f"PostgreSQL has no role {role}", "fab provision makes it; is it the database's host?")
+    return line
