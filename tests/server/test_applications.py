@@ -277,7 +277,10 @@ def test_hooks_that_may_fail_and_hooks_for_the_first_time(shop: Shop) -> None:
     assert "the hook before_static failed: echo theme; exit 3" in said(done)
     assert "put a - before it" in said(done)
 
-    shop.server.run("rm /srv/pos/current")  # nothing was ever live
+    units = "systemctl stop 'pos-*@*.service' 'pos-*@*.socket'"
+    shop.server.run(
+        f"{units}; cd /srv/pos && rm -r current releases/* .releases/journal.jsonl"
+    )  # nothing was ever live
     shop.configure(f'[hooks]\nbefore_static = ["first:echo $RELEASE_ID >> {log}"]\n')
     shop.fab("deploy", "--ref", "base")
     assert shop.server.run(f"cat {log}").stdout.split() == [shop.current()]

@@ -368,7 +368,8 @@ ENVIRONMENTS=$DEPLOY_TO/environments
 prepare_folders
 
 build() { # ID LETTER
-  mkdir -p "$STAGING/$1/.release"
+  mkdir -p "$STAGING/$1/.release" "$STAGING/$1/.venv/bin"
+  ln -s "$(command -v python3)" "$STAGING/$1/.venv/bin/python"
   for ((file = 0; file < files; file++)); do printf '%4000s' "$2" >"$STAGING/$1/$file"; done
   echo '{}' >"$STAGING/$1/.release/services.json"
   finish_build "$1" '{"state": "ready", "files": 0}'
