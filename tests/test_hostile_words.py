@@ -24,8 +24,11 @@ from tasks.config.load import load, stage
 from tasks.model.errors import HostLost, UsageError
 from tasks.model.shell import script
 from tasks.remote import operate
-from tasks.remote.files import render, server_files
+from tasks.remote.files import server_files
+from tasks.remote.machine.backups import settings
 from tasks.report import safe
+from tasks.server.installed import restic
+from tasks.server.refused import Refused
 from tests.local_hosts import Library, open_library
 
 ROOT = Path(__file__).parent.parent
@@ -142,7 +145,7 @@ def test_a_value_of_the_configuration_is_refused_or_harmless(tmp_path: Path, key
 
 @pytest.mark.parametrize("word", WORDS, ids=ascii)
 def test_a_repository_of_backups_is_refused_or_one_plain_word(tmp_path: Path, word: str) -> None:
-    """It stands in a program that root runs at night."""
+    """A program of root's reads it at night."""
     path = configured(tmp_path)
     path.write_text(path.read_text() + SENT_AWAY.format(toml(armed(word, tmp_path))))
     try:
@@ -150,7 +153,7 @@ def test_a_repository_of_backups_is_refused_or_one_plain_word(tmp_path: Path, wo
     except UsageError:
         return
     assert not set(here.backup.repository) & set(" \n\r\t'\"`$;|&<>\\\u2028\x1b"), here.backup.repository
-    render("offsite", here)
+    assert json.loads(settings(here, here.primary))["repository"] == here.backup.repository
 
 
 @pytest.mark.parametrize(
@@ -475,26 +478,19 @@ def _speaks(call: ast.Call) -> bool:
     return any(isinstance(one, ast.JoinedStr) or (isinstance(one, ast.Constant) and one.value) for one in given)
 
 
-def test_what_opens_a_repository_comes_from_a_variable_and_is_never_said(tmp_path: Path) -> None:
+def test_what_opens_a_repository_comes_from_a_variable_and_is_never_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """restic 0.14, as in Debian 12, takes the password of a REST server in the address alone."""
     address = "rest:https://backup.example.com/shop"
-    (tmp_path / "releases.toml").write_text(
-        TOML.format(**{name: toml(text) for name, text in GOOD.items()})
-        + f'[stages.here.backup]\nrepository = "{address}"\nvariables = ["RESTIC_REPOSITORY"]\n'
-    )
-    text = render("offsite", stage(load(tmp_path / "releases.toml"), "here"))
-    restic = tmp_path / "bin" / "restic"
-    restic.parent.mkdir()
-    restic.write_text(f'#!/bin/sh\nprintf %s "$RESTIC_REPOSITORY" >{tmp_path}/asked\nexit 1\n')
-    restic.chmod(0o755)
-    begun = tmp_path / "var/lib/fab-releases/shop-offsite-in"
-    begun.parent.mkdir(parents=True)
-    begun.write_text(f"{address}\n")
-    told = re.sub(r"(?<![\w/])/(var|etc)/", rf"{tmp_path}/\1/", text)
     opened = address.replace("https://", "https://me:canary-word@")
-    environment = {"PATH": f"{restic.parent}:{os.environ['PATH']}", "RESTIC_REPOSITORY": opened}
-    done = subprocess.run(["bash", "-c", told], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    program = tmp_path / "bin" / "restic"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nprintf %s "$RESTIC_REPOSITORY" >{tmp_path}/asked\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(restic, "variables", lambda _: {"RESTIC_REPOSITORY": opened})
+    with pytest.raises(Refused, match=re.escape(address)) as no:
+        restic.Repository("shop", address).must("cat", "config")
     assert (tmp_path / "asked").read_text() == opened
-    assert address in done.stderr
-    assert "canary-word" not in done.stdout + done.stderr + begun.read_text()
+    assert "canary-word" not in no.value.message + no.value.hint

@@ -55,6 +55,7 @@ def well(shop: Shop) -> Shop:
         """printf '{"taken_at": "%s"}' "$(date -u +%FT%TZ)" >/srv/pos/backups/database/20260101-000000.json && """
         "chown deploy: /srv/pos/backups/database/20260101-000000.json && systemctl start pos.service"
     )
+    shop.install()
     await_page(shop)
     both = f"systemctl is-active -q pos-worker@{shop.current()} && systemctl is-active -q pos-beat"
     shop.server.run(f"until {both}; do sleep 0.2; done", timeout=90)
@@ -132,7 +133,7 @@ def test_a_server_that_is_well_is_ready_and_stays_as_it_was(well: Shop) -> None:
     has(found, "database", "ok", "PostgreSQL 15", "MB", "of 100 connections", "migrated")
     has(found, "redis", "ok", "Redis 7", "REDIS_URL")
     has(found, "services", "ok", "web, worker, beat run")
-    has(found, "sudo", "ok", "7 exact commands")
+    has(found, "sudo", "ok", "one program that checks its own words")
     plain = well.fab("check").stdout
     assert "app1 ok services: web, worker, beat run\n" in plain
     assert plain.endswith("ready to deploy; 4 things to look at\n")
@@ -280,7 +281,7 @@ def test_services_that_stopped_died_or_failed_are_named(well: Shop) -> None:
 
 def test_variables_that_nobody_or_everybody_can_read_are_found(well: Shop) -> None:
     file = "/srv/pos/shared/.env.production"
-    mend = f"chown deploy:app {file}; chmod 640 {file}"
+    mend = f"chown deploy:env-app {file}; chmod 640 {file}"
     with broken(well.server, f"chmod 644 {file}", mend):
         has(checked(well, 0), "files", "look", "everybody on the server may read", f"chmod 640 {file}")
     with broken(well.server, f"chown deploy:deploy {file}", mend):

@@ -73,7 +73,7 @@ def test_only_the_two_accounts_may_read_it_and_nobody_sees_it_pass(shop: Shop) -
     assert done.returncode == 0, done.stderr
     assert told == ["0"]
     assert "canary" not in done.stdout + done.stderr
-    assert shop.server.run(f"stat -c '%a %U:%G' {FILE}").stdout == "640 deploy:app\n"
+    assert shop.server.run(f"stat -c '%a %U:%G' {FILE}").stdout == "640 deploy:env-app\n"
     assert shop.server.run(f"cat {FILE}", user="app").stdout == f"{before}POS_NOTE='{SECRET}'\n".replace(
         "'quoted'", "\\'quoted\\'"
     )
@@ -105,7 +105,7 @@ def test_settings_it_cannot_live_with_go_back_with_the_release(shop: Shop) -> No
     assert done.returncode == 1, done.stdout + done.stderr
     assert "canary" not in done.stdout + done.stderr
     assert shop.server.run(f"cat {FILE}").stdout == before
-    assert shop.server.run(f"stat -c '%a %U:%G' {FILE}").stdout == "640 deploy:app\n"
+    assert shop.server.run(f"stat -c '%a %U:%G' {FILE}").stdout == "640 deploy:env-app\n"
     assert shop.current() == was
     assert json.loads(shop.get())
 
@@ -122,9 +122,11 @@ def test_the_file_is_the_same_after_a_round_trip(shop: Shop) -> None:
 
 def test_who_may_not_share_it_with_the_services_is_told(shop: Shop) -> None:
     """A file that they cannot read would stop the next release, and the next boot."""
-    shop.server.run("gpasswd -d deploy app")
+    shop.server.run("gpasswd -d deploy env-app")
     before = shop.server.run(f"cat {FILE}").stdout
     done = fab(shop, "env.set", "POS_NOTE", said="another")
-    assert (done.returncode, "deploy is not in the group app" in done.stdout + done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "deploy is not in the group env-app" in done.stdout + done.stderr) == (1, True), (
+        done.stderr
+    )
     assert shop.server.run(f"cat {FILE}").stdout == before
-    shop.server.run("usermod -aG app deploy")
+    shop.server.run("usermod -aG env-app deploy")

@@ -115,11 +115,11 @@ def _variable(name: str, value: str, host: int = 1) -> Fault:
         server = fleet.servers[host]
         kept = server.run(f"cat {ENVIRONMENT_FILE}").stdout
         lines = [f"{name}={value}" if line.startswith(f"{name}=") else line for line in kept.splitlines()]
-        server.put(ENVIRONMENT_FILE, "\n".join(lines) + "\n", mode=0o640, owner="deploy:app")
+        server.put(ENVIRONMENT_FILE, "\n".join(lines) + "\n", mode=0o640, owner="deploy:env-app")
         try:
             yield
         finally:
-            server.put(ENVIRONMENT_FILE, kept, mode=0o640, owner="deploy:app")
+            server.put(ENVIRONMENT_FILE, kept, mode=0o640, owner="deploy:env-app")
 
     return fault
 

@@ -231,7 +231,7 @@ def test_the_sudo_rules_have_no_pattern_that_old_or_new_sudo_reads_otherwise(ser
     rules = server.run("cat /etc/sudoers.d/pos").stdout
     lines = [line for line in rules.splitlines() if line and not line.startswith("#")]
     assert lines
-    plain = re.compile(r"[a-z0-9-]+ ALL=\((root|postgres)\) NOPASSWD: (/[A-Za-z0-9._-]+)+( [A-Za-z0-9._-]+)*")
+    plain = re.compile(r"[a-z0-9-]+ ALL=\((root|postgres)\) NOPASSWD: (/[A-Za-z0-9._-]+)+( \"\"|( [A-Za-z0-9._-]+)*)")
     assert [line for line in lines if not plain.fullmatch(line)] == []
 
 

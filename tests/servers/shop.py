@@ -186,7 +186,7 @@ class Shop:
     def put_environment(self, more: str = "") -> None:
         for server in self.servers:
             text = ENVIRONMENT.format(secret="canary", database=self.server.address) + more
-            server.put("/srv/pos/shared/.env.production", text, mode=0o640, owner="deploy:app")
+            server.put("/srv/pos/shared/.env.production", text, mode=0o640, owner="deploy:env-app")
 
     def current(self, server: Server | None = None) -> str:
         return (server or self.server).run("readlink /srv/pos/current || true").stdout.strip().removeprefix("releases/")
@@ -201,7 +201,8 @@ def prepare(server: Server, origin: Path) -> None:
     server.run(
         "install -d -o deploy -g app -m 750 /srv/pos /srv/pos/shared && "
         "install -d -o app -g app -m 2770 /srv/pos/shared/media && "
-        "usermod -aG app deploy && usermod -aG app www-data && gpasswd -d app www-data"
+        "groupadd --system env-app && usermod -aG app,env-app deploy && usermod -aG env-app app && "
+        "usermod -aG app www-data && gpasswd -d app www-data"
     )
 
 
