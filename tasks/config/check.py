@@ -90,9 +90,6 @@ def free_names(stage: Stage) -> Iterator[Problem]:
     if stage.manager == "systemd" and naming.is_taken(stage.known_as):
         key = "application" if stage.known_as == stage.application else "name_on_servers"
         yield Problem((key,), f"{stage.known_as} is the name of something else on a server: take another")
-    for name in stage.services:
-        if name in naming.OURS:
-            yield Problem(("services", name), "is the name of a unit of ours: give the service another one")
 
 
 def hosts(stage: Stage) -> Iterator[Problem]:
@@ -200,7 +197,7 @@ def proxies(stage: Stage) -> Iterator[Problem]:
             yield Problem(where, f"is an address in a network: say {network}, or the address alone")
 
 
-TAKEN = ("archive", "backup", "drill", "failed", "hold", "moment", "nginx", "offsite", "offsite-database")
+TAKEN = naming.OURS | {"nginx", "offsite-database"}
 
 
 def services(stage: Stage) -> Iterator[Problem]:
