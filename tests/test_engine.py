@@ -9,12 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from tasks.engine.execute import Ending, Run, execute
+from tasks.engine.execute import Ending, Interrupted, Run, execute, together
 from tasks.engine.session import Session
 from tasks.model.event import Event, HostDown, Note, PhaseStarted, StepFinished, StepStarted, UndoStarted
 from tasks.model.plan import Phase, Plan, Step
@@ -268,6 +269,44 @@ def test_an_impatient_second_ctrl_c_does_not_stop_the_undo(fleet: Fleet) -> None
 
     ending = execute(make_plan(), fleet.sessions, tell, timeout=60)
     assert pressed
+    assert ending.code == 130
+    for host in HOSTS:
+        assert_undone(fleet, host)
+
+
+def test_ctrl_c_while_the_hosts_are_told_to_stop_leaves_none_at_work() -> None:
+    """A second one came out of the barrier, and what undid a host and the host itself took each other's answers."""
+    over, finished = threading.Event(), []
+
+    def work(host: str) -> None:
+        over.wait(10)
+        finished.append(host)
+
+    def stop() -> None:
+        if not over.is_set():
+            _thread.interrupt_main()
+        time.sleep(0.2)
+        over.set()
+
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(Interrupted):
+        together(work, HOSTS, stop)
+    assert sorted(finished) == sorted(HOSTS)
+
+
+def test_ctrl_c_at_any_instant_leaves_no_host_at_work(fleet: Fleet) -> None:
+    """Pressed again and again: in the barrier, beside it, and while everything is undone."""
+    fleet.fault("two", "start", "interrupted")
+
+    def press(_: int) -> None:
+        for _ in range(150):
+            _thread.interrupt_main()
+            time.sleep(0.001)
+
+    pressing = fleet.when_reached("two", press)
+    ending = fleet.perform(make_plan())
+    with suppress(KeyboardInterrupt):
+        pressing.join()
     assert ending.code == 130
     for host in HOSTS:
         assert_undone(fleet, host)

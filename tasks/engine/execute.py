@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -49,12 +50,34 @@ class Interrupted(Exception):
 
 def together(do: Callable[[str], T], hosts: Sequence[str], stop: Callable[[], None]) -> dict[str, T]:
     """The barrier: returns or raises only when every host has finished. Ctrl-C stops the remote work first."""
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+    with _presses() as pressed, ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         futures: dict[str, Future[T]] = {host: pool.submit(do, host) for host in hosts}
-        interrupted = _patiently(list(futures.values()), stop)
+        interrupted = False
+        while wait(futures.values(), timeout=0.1).not_done or pressed.is_set():
+            if pressed.is_set():
+                pressed.clear()
+                interrupted = True
+                stop()
     if interrupted:
         raise Interrupted
     return {host: future.result() for host, future in futures.items()}
+
+
+@contextmanager
+def _presses() -> Iterator[threading.Event]:
+    """Set by Ctrl-C instead of a KeyboardInterrupt, which would leave the barrier with hosts still at work wherever it
+    came: what undoes them and they themselves then took each other's answers.
+    """
+    pressed, ours = threading.Event(), threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if ours else signal.SIG_IGN
+    if before in (signal.SIG_IGN, None):
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def to_the_end(do: Callable[[str], T], hosts: Sequence[str]) -> dict[str, T]:
@@ -67,17 +90,6 @@ def to_the_end(do: Callable[[str], T], hosts: Sequence[str]) -> dict[str, T]:
     with suppress(Interrupted):
         together(keep, hosts, lambda: None)
     return done
-
-
-def _patiently(futures: Sequence[Future[object]] | list[Future], stop: Callable[[], None]) -> bool:  # type: ignore[type-arg]
-    interrupted = False
-    while True:
-        try:
-            if not wait(futures, timeout=0.5).not_done:
-                return interrupted
-        except KeyboardInterrupt:
-            interrupted = True
-            stop()
 
 
 def script_for(steps: Sequence[Step]) -> str:
@@ -99,12 +111,16 @@ class Run:
         """Never raises for what a host does; the ending says it all."""
         self.tell(PlanStarted(self.plan))
         phase: Phase | None = None
-        try:
-            for phase in self.plan.phases:
-                if not self._phase(phase):
-                    break
-        except (Interrupted, KeyboardInterrupt):
-            self._interrupted(phase)
+        with _presses() as pressed:
+            try:
+                for phase in self.plan.phases:
+                    if pressed.is_set():
+                        self._interrupted(phase)
+                        break
+                    if not self._phase(phase):
+                        break
+            except (Interrupted, KeyboardInterrupt):
+                self._interrupted(phase)
         return self.ending
 
     def _interrupted(self, phase: Phase | None) -> None:
