@@ -136,7 +136,7 @@ def test_a_server_that_is_well_is_ready_and_stays_as_it_was(well: Shop) -> None:
     has(found, "sudo", "ok", "one program that checks its own words")
     plain = well.fab("check").stdout
     assert "app1 ok services: web, worker, beat run\n" in plain
-    assert plain.endswith("ready to deploy; 4 things to look at\n")
+    assert plain.endswith("ready to deploy; 5 things to look at\n")
 
 
 # -- its data
