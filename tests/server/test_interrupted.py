@@ -331,7 +331,8 @@ def test_a_frozen_stage_is_deployed_to(shop: Shop) -> None:
 MAIN_PIDS = "systemctl show -p MainPID --value 'pos-web@*.service' 'pos-worker@*.service' | sort"
 
 
-def test_a_current_that_is_gone_is_put_back_and_users_lose_no_process(shop: Shop) -> None:
+def test_a_current_that_is_gone_is_put_back_and_users_lose_no_process(fresh: Shop) -> None:
+    shop = fresh  # whose services have all begun and none is still ending
     before, pids = shop.current(), shop.server.run(MAIN_PIDS).stdout
     for harm in ("rm current", "ln -sfnT releases/20200101-000000-0000000 current", "ln -sfnT shared current"):
         shop.server.run(f"cd /srv/pos && {harm}", user="deploy")
