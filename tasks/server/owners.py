@@ -28,6 +28,11 @@ def group_number(name: str) -> int:
         raise Refused(f"there is no group {name}", "fab provision makes it") from None
 
 
+def group_of(user: str) -> str:
+    """The name of an account's own group. KeyError where there is no such account."""
+    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+
+
 def user_name(number: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name

@@ -76,10 +76,6 @@ merge_lines() { # FROM TO
   done <"$1"
 }
 
-field_of() { # passwd|group NAME_OR_ID FIELD   as the lost server had it
-  awk -F : -v asked="$2" -v field="$3" '$1 == asked || (asked ~ /^[0-9]+$/ && $3 == asked) { print $field; exit }' "$RECOVERED/etc/$1" 2>/dev/null
-}
-
 recovered_clock_and_language() { # time zone and locales: timers, and databases that were made with one, need them
   local zone wanted
   zone=$(readlink "$RECOVERED/etc/localtime" | sed 's,.*/zoneinfo/,,') || true

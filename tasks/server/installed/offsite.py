@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from .. import files
+from ..owners import group_of
 from ..refused import Refused
 from . import record, restic, view
 from .gather import gather
@@ -106,7 +107,7 @@ def copy_all(settings: Settings, now: datetime) -> list[str]:
     problems += unread(written, found) + missing + short(found, counts)
     remarks += troubles + left_out(found) + lost
     told = {"place": target.place, "here": target.is_here, "snapshot": written.snapshot, "folders": counts}
-    group = _group(settings.user if settings.current else "root")
+    group = group_of(settings.user if settings.current else "root")
     record.write(settings.outcome, group, {**told, "problems": problems, "remarks": remarks, "notes": notes}, now)
     record.remember(settings.history, counts, before, now)
     for line in remarks:
@@ -221,9 +222,3 @@ def take_history_along(settings: Settings, target: restic.Repository) -> tuple[l
             return [said], []
         files.replace(mark, f"{target.place}\n".encode(), "root", "root", 0o600)
     return [], [f"what was kept on this server alone is in the repository as well: rm -r {old.place} frees its room"]
-
-
-def _group(user: str) -> str:
-    import grp
-
-    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name

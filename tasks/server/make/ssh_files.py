@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import grp
 import hashlib
 import os
 import pwd
@@ -12,6 +11,7 @@ from contextlib import suppress
 
 from .. import accounts, files
 from ..exported import exported
+from ..owners import group_of
 from ..refused import Refused
 from ..values.site import Site
 from .looking import tell, text_of
@@ -109,7 +109,7 @@ def _folder(user: str) -> str:
 
 def _add(user: str, name: str, lines: Iterable[str]) -> None:
     """Replaced as a whole, by its owner. What root or somebody else had made there becomes his first."""
-    folder, group = _folder(user), grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    folder, group = _folder(user), group_of(user)
     path = f"{folder}/{name}"
     there = files.entry(folder)
     if there is None or there.owner != user or there.mode & 0o077:

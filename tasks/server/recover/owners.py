@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import files
+from ..owners import group_of
 from . import fetched
 
 
@@ -51,10 +52,6 @@ def entries(kind: str) -> list[list[str]]:
 def home_there(user: str) -> str:
     """ "" where the lost server's passwd does not have it."""
     return next((one[5] for one in entries("passwd") if one[0] == user and len(one) > 5), "")
-
-
-def group_of(user: str) -> str:
-    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
 
 
 def _is_here(kind: str, name: str) -> bool:

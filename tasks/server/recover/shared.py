@@ -12,10 +12,11 @@ from contextlib import suppress
 from .. import accounts, files, telling
 from ..exported import exported
 from ..make.looking import text_of
+from ..owners import group_of
 from ..values.secret import Secret
 from ..values.site import Site
 from . import fetched, owners, tree
-from .owners import Owners, group_of
+from .owners import Owners
 
 VERSION = re.compile(r"[A-Za-z0-9._-]+==")
 LINKS = 8
